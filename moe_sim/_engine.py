@@ -1,0 +1,18 @@
+"""Process-wide settings of JAX, applied on import: double precision, one CPU device a core, compilation cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+try:
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+except RuntimeError:
+    pass  # JAX has started already: the devices it has are the devices we use
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moe_sim" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

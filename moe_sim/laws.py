@@ -1,0 +1,130 @@
+"""Laws of the covariate X: drawing from them and integrating over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe_sim.errors import InputError, number, whole
+
+
+class Law:
+    """A law of X on R^d.
+
+    ``nodes()`` gives points (M, d) and weights (M,) that add up to 1: the law itself when ``finite``, and
+    otherwise a product Gauss rule that integrates over it. ``draw(key, count)`` gives (count, d) samples.
+    """
+
+    dimension: int
+    finite = False
+
+    def nodes(self) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    def draw(self, key, count: int):
+        raise NotImplementedError
+
+
+def _product(points: np.ndarray, weights: np.ndarray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """A one-dimensional rule on every axis: points (m**d, d), weights (m**d,)."""
+    grid = np.stack(np.meshgrid(*[points] * dimension, indexing="ij"), -1).reshape(-1, dimension)
+    mass = np.prod(np.stack(np.meshgrid(*[weights] * dimension, indexing="ij"), -1).reshape(-1, dimension), axis=1)
+    return grid, mass / mass.sum()
+
+
+@dataclass(frozen=True)
+class Grid(Law):
+    """Equal masses on a regular grid of ``points`` a side over ``[low, high]^d``."""
+
+    dimension: int
+    low: float = -1.0
+    high: float = 1.0
+    points: int = 16
+    finite = True
+
+    @cached_property
+    def _nodes(self):
+        return _product(np.linspace(self.low, self.high, self.points), np.ones(self.points), self.dimension)
+
+    def nodes(self):
+        return self._nodes
+
+    def draw(self, key, count):
+        side = jnp.linspace(self.low, self.high, self.points)
+        return side[jax.random.randint(key, (count, self.dimension), 0, self.points)]
+
+
+@dataclass(frozen=True)
+class Uniform(Law):
+    """Uniform on ``[low, high]^d``; integrals by Gauss-Legendre with ``points`` nodes a side."""
+
+    dimension: int
+    low: float = -1.0
+    high: float = 1.0
+    points: int = 24
+
+    def nodes(self):
+        node, weight = np.polynomial.legendre.leggauss(self.points)
+        return _product((self.low + self.high + (self.high - self.low) * node) / 2, weight, self.dimension)
+
+    def draw(self, key, count):
+        return jax.random.uniform(key, (count, self.dimension), minval=self.low, maxval=self.high)
+
+
+@dataclass(frozen=True)
+class Normal(Law):
+    """Independent normal coordinates; integrals by Gauss-Hermite with ``points`` nodes a side."""
+
+    dimension: int
+    mean: float = 0.0
+    deviation: float = 1.0
+    points: int = 24
+
+    def nodes(self):
+        node, weight = np.polynomial.hermite_e.hermegauss(self.points)
+        return _product(self.mean + self.deviation * node, weight, self.dimension)
+
+    def draw(self, key, count):
+        return self.mean + self.deviation * jax.random.normal(key, (count, self.dimension))
+
+
+@dataclass(frozen=True)
+class Quadrature(Law):
+    """The finite law that sits on another law's Gauss nodes: what exact sampling needs of a continuous law."""
+
+    base: Law
+    finite = True
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        return self.base.dimension
+
+    def nodes(self):
+        return self.base.nodes()
+
+    def draw(self, key, count):
+        points, weights = self.nodes()
+        return jnp.asarray(points)[jax.random.choice(key, len(weights), (count,), p=jnp.asarray(weights))]
+
+
+def build_law(table: dict, dimension: int) -> Law:
+    """The law of a study's ``[law]`` table (keys already checked by ``study``). Raises ``InputError``."""
+    name = table["name"]
+    points = whole("law.points", table.get("points", 16 if name == "grid" else 24), 2)
+    if name == "normal":
+        deviation = number("law.deviation", table.get("deviation", 1.0))
+        if deviation <= 0:
+            raise InputError(f"law.deviation = {deviation}: a standard deviation must be positive")
+        law: Law = Normal(dimension, number("law.mean", table.get("mean", 0.0)), deviation, points)
+    else:
+        low, high = number("law.low", table.get("low", -1.0)), number("law.high", table.get("high", 1.0))
+        if not low < high:
+            raise InputError(f"law.low = {low} and law.high = {high}: pass low below high")
+        law = (Grid if name == "grid" else Uniform)(dimension, low, high, points)
+    if table.get("finite", False) and not law.finite:
+        law = Quadrature(law)
+    return law

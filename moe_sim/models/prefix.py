@@ -1,0 +1,204 @@
+"""Prefix-tuned attention head as a mixture of experts (Le et al., arXiv 2410.02200, sections 3 and 4).
+
+    f_G(x) = sum_{j<=N} w_j(x) h_j(x) + sum_{l<=L} w_{N+l}(x) C v_l,   w = softmax of all N + L logits,
+    frozen logits  x'A_j x + a_j, frozen outputs h_j(x) = tanh(M_j x);   learned logits  (B k_l)'x + b_l.
+
+The frozen experts and the projections B, C are known; the prefixes are learned.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe_sim.errors import InputError, array, number, one_of
+from moe_sim.measure import MixingMeasure
+from moe_sim.models.base import Parameters, RegressionModel
+
+ACTIVATIONS: dict[str, Callable] = {
+    "tanh": jnp.tanh, "identity": lambda z: z, "relu": jax.nn.relu, "gelu": jax.nn.gelu, "sigmoid": jax.nn.sigmoid,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """N known experts, each ``(logit, output)`` of one x: ``logits(x)`` (N,) and ``outputs(x)`` (N, outputs)."""
+
+    count: int
+    logits: Callable[[Any], Any]
+    outputs: Callable[[Any], Any]
+
+    @staticmethod
+    def quadratic(logit_matrix, logit_bias, output_matrix) -> Frozen:
+        """Logits x'A x + a with A (N, d, d), a (N,); outputs tanh(M x) with M (N, outputs, d)."""
+        A, a, M = jnp.asarray(logit_matrix), jnp.asarray(logit_bias), jnp.asarray(output_matrix)
+        return Frozen(len(a), lambda x: (A @ x) @ x + a, lambda x: jnp.tanh(M @ x))
+
+
+@dataclass(frozen=True, eq=False)
+class PrefixModel(RegressionModel):
+    """The prefix model. See the module for the formula.
+
+    structure: ``independent`` (params key (L, d_key), value (L, d_value)), ``shared-linear`` (params
+        prefix (L, q), used as key and value) or ``shared-network`` (params prefix (L, q);
+        key = s(W1 p), value = s(W2 p), s the activation). All have params bias (L,).
+    key_projection: B, (d, d_key). value_projection: C, (outputs, d_value).
+    key_network, value_network: W1 (d_key, q), W2 (d_value, q), for ``shared-network`` only.
+    network_bound: when given, W1 and W2 are learned too (params W1, W2), every entry within +-network_bound
+        (a bound on their max norm). Without such a bound sharing would not bind.
+    """
+
+    structure: str
+    noise: float
+    frozen: Frozen
+    key_projection: np.ndarray
+    value_projection: np.ndarray
+    key_network: np.ndarray | None = None
+    value_network: np.ndarray | None = None
+    activation: str = "tanh"
+    network_bound: float | None = None
+    exponents: dict[str, tuple[float, ...]] = field(init=False)
+    gauge: str | None = field(init=False)
+    dimension: int = field(init=False)
+    outputs: int = field(init=False)
+
+    def __post_init__(self):
+        independent = self.structure == "independent"
+        names = {"independent": ("key", "value"), "shared-linear": ("prefix",), "shared-network": ("W1p", "W2p")}
+        one_of("model.structure", self.structure, names)
+        derived: dict[str, Any] = {
+            "dimension": self.key_projection.shape[0],
+            "outputs": self.value_projection.shape[0],
+            # D_{1,r} of the paper for free keys and values (r = 1 here; a loss may ask for another r), D_2 and
+            # D_3 for tied ones: theory_notes/prefix-*.md.
+            "exponents": {name: (1.0,) if independent else (1.0, 2.0) for name in names[self.structure]},
+            # Without a frozen expert the softmax cannot see a common translation of the biases, nor of the
+            # keys where the values do not move with them.
+            "gauge": None if self.frozen.count else ("key" if independent else ""),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def width(self) -> int:
+        """Dimension of one prefix (tied structures)."""
+        network = self.key_network
+        return self.key_projection.shape[1] if network is None else network.shape[1]
+
+    def shapes(self, atoms):
+        if self.structure == "independent":
+            d_key, d_value = self.key_projection.shape[1], self.value_projection.shape[1]
+            return {"bias": (atoms,), "key": (atoms, d_key), "value": (atoms, d_value)}
+        found: dict[str, tuple[int, ...]] = {"bias": (atoms,), "prefix": (atoms, self.width)}
+        if self.network_bound is not None:
+            found |= {"W1": self.key_network.shape, "W2": self.value_network.shape}
+        return found
+
+    def box(self, atoms, bound, bias_bound):
+        limits = {"bias": bias_bound, "W1": self.network_bound, "W2": self.network_bound}
+        upper = {name: np.full(shape, float(limits.get(name, bound))) for name, shape in self.shapes(atoms).items()}
+        return {name: -value for name, value in upper.items()}, upper
+
+    def _networks(self, params):
+        return params.get("W1", self.key_network), params.get("W2", self.value_network)
+
+    def key_value(self, params):
+        """Prefix keys (L, d_key) and values (L, d_value)."""
+        if self.structure == "independent":
+            return params["key"], params["value"]
+        prefix = params["prefix"]
+        if self.structure == "shared-linear":
+            return prefix, prefix
+        W1, W2 = self._networks(params)
+        act = ACTIVATIONS[self.activation]
+        return act(prefix @ W1.T), act(prefix @ W2.T)
+
+    def mean(self, params, x):
+        key, value = self.key_value(params)
+        logit = key @ (self.key_projection.T @ x) + params["bias"]
+        output = value @ self.value_projection.T
+        if self.frozen.count:
+            logit = jnp.concatenate([self.frozen.logits(x), logit])
+            output = jnp.concatenate([self.frozen.outputs(x), output])
+        return jax.nn.softmax(logit) @ output
+
+    def measure(self, params):
+        if self.structure == "independent":
+            blocks = {"key": params["key"], "value": params["value"]}
+        elif self.structure == "shared-linear":
+            blocks = {"prefix": params["prefix"]}
+        else:
+            W1, W2 = self._networks(params)
+            blocks = {"W1p": params["prefix"] @ W1.T, "W2p": params["prefix"] @ W2.T}
+        return MixingMeasure(params["bias"], {k: jnp.asarray(v) for k, v in blocks.items()})
+
+    def split(self, params: Parameters, atom: int, step: float) -> Parameters | None:
+        """Same key twice, values ``step`` apart about the old one, half the mass each: f_G does not move."""
+        if self.structure != "independent":
+            return None
+        found = {k: np.concatenate([v, v[atom : atom + 1]]) for k, v in params.items()}
+        found["bias"][[atom, -1]] -= np.log(2.0)
+        # Towards the middle of the box, so that the pair is allowed whenever the atom is.
+        away = np.where(found["value"][atom, 0] > 0, -1.0, 1.0) * step / 2
+        found["value"][atom, 0] += away
+        found["value"][-1, 0] -= away
+        return found
+
+
+def build_prefix(table: dict) -> PrefixModel:
+    """The model of a study's ``[model]`` table (keys already checked by ``study``). Raises ``InputError``."""
+    structure = one_of("model.structure", table["structure"], ("independent", "shared-linear", "shared-network"))
+    noise = number("model.noise", table["noise"])
+    if noise <= 0:
+        raise InputError(f"model.noise = {noise}: a standard deviation must be positive")
+    projection = table["projection"]
+    B = array("model.projection.key", projection["key"], (None, None))
+    C = array("model.projection.value", projection["value"], (None, None))
+    if structure == "shared-linear" and B.shape[1] != C.shape[1]:
+        raise InputError(
+            f"model.projection.key has {B.shape[1]} columns and model.projection.value {C.shape[1]}: "
+            "a shared-linear prefix is key and value at once, give both as many columns"
+        )
+    network = table.get("network")
+    if (structure == "shared-network") != (network is not None):
+        raise InputError(
+            f"model.structure = {structure!r} {'needs' if network is None else 'takes no'} [model.network]: "
+            f"{'add that table with key and value' if network is None else 'leave that table out'}"
+        )
+    extra: dict[str, Any] = {}
+    if network is not None:
+        W1 = array("model.network.key", network["key"], (B.shape[1], None))
+        extra["key_network"] = W1
+        extra["value_network"] = array("model.network.value", network["value"], (C.shape[1], W1.shape[1]))
+        extra["activation"] = one_of("model.network.activation", network.get("activation", "tanh"), ACTIVATIONS)
+        if network.get("learned", False):
+            extra["network_bound"] = number("model.network.bound", network.get("bound", 3.0), 0.0)
+    return PrefixModel(structure, noise, _build_frozen(table.get("frozen", {}), *B.shape[:1], C.shape[0]), B, C, **extra)
+
+
+def _build_frozen(table: dict, dimension: int, outputs: int) -> Frozen:
+    if "functions" in table:
+        module, _, name = str(table["functions"]).partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(
+                f"model.frozen.functions = {table['functions']!r} cannot be imported ({error}): "
+                "pass 'module:name' of a moe_sim.Frozen"
+            ) from None
+        if not isinstance(found, Frozen):
+            raise InputError(f"model.frozen.functions = {table['functions']!r} is no moe_sim.Frozen: make it one")
+        return found
+    bias = array("model.frozen.logit_bias", table.get("logit_bias", []), (None,))
+    count = len(bias)
+    return Frozen.quadratic(
+        array("model.frozen.logit_matrix", table.get("logit_matrix", []), (count, dimension, dimension)),
+        bias,
+        array("model.frozen.output_matrix", table.get("output_matrix", []), (count, outputs, dimension)),
+    )

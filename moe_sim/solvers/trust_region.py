@@ -1,0 +1,128 @@
+"""Bounded trust-region solver: Gauss-Newton far away, exact Newton where Gauss-Newton misjudges.
+
+Over-specified mixtures are why both are here. Where two fitted atoms share one true atom, the function depends
+on their distance through its square. The Gauss-Newton matrix then vanishes as fast as the squared gradient,
+its predicted decrease never falls, and the iteration crawls for hundreds of steps; the exact Hessian sees the
+curvature. What is left is a long, curved, nearly flat valley (mass moving between the two atoms), along which
+straight steps leave the floor at once: a corrector step brings them back, and steps that keep paying are
+stretched (theory_notes/solver.md has the measurements).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from moe_sim.passes import Passes
+from moe_sim.solvers.model_step import box_step, scaling
+from moe_sim.solvers.solution import TOLERANCE, Solution, Status
+
+RUNNING = -1
+_GRAIN = 1e-15  # relative rounding error of an objective
+_POOR = 0.5  # a step that gains less than this part of its promise is corrected
+_CORRECTOR = 0.1  # length of a corrector, relative to the step
+_WINDOW = 8  # iterations over which a flat valley is judged
+_FLAT_GAIN = 1e-3  # log-likelihood units a window must gain to go on
+
+
+class _State(NamedTuple):
+    theta: jax.Array
+    objective: jax.Array
+    gradient: jax.Array
+    gram: jax.Array
+    curvature: jax.Array  # zero while Gauss-Newton is in use
+    exact: jax.Array  # whether the exact Hessian is
+    scale: jax.Array
+    radius: jax.Array
+    stretch: jax.Array  # factor on free Newton steps, 1 unless they gain more than promised
+    mark: jax.Array  # objective at the start of the window
+    status: jax.Array
+    iterations: jax.Array
+    passes: jax.Array
+
+
+def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200, tolerance=TOLERANCE) -> Solution:
+    """Minimise ``passes`` over the box [lower, upper] from ``start`` (all of shape (P,)); pure JAX.
+
+    CONVERGED: a full step under the exact Hessian promises less than ``tolerance`` log-likelihood units (or
+    less than rounding), and the Hessian is positive semidefinite on the free variables. See ``Status``.
+    """
+
+    def begin(theta):
+        objective, gradient, gram = passes.first(theta, sample)
+        scale = scaling(gram)
+        return _State(
+            theta, objective, gradient, gram, jnp.zeros_like(gram), jnp.array(False), scale,
+            radius=jnp.maximum(jnp.linalg.norm(scale * theta), 1.0), stretch=jnp.array(1.0), mark=jnp.array(jnp.inf),
+            status=jnp.where(_finite(objective, gradient), RUNNING, Status.NOT_FINITE),
+            iterations=jnp.array(0), passes=jnp.array(1),
+        )  # fmt: skip
+
+    def sharpen(s: _State) -> _State:
+        """Take the exact Hessian into use at the same point."""
+        return s._replace(curvature=passes.curvature(s.theta, sample), exact=jnp.array(True), passes=s.passes + 1)
+
+    def advance(s: _State) -> _State:
+        matrix = s.gram + s.curvature
+        step, interior, least = box_step(s.theta, s.objective, s.gradient, matrix, s.scale, s.radius, lower, upper)
+        predicted = -(s.gradient @ step + 0.5 * step @ matrix @ step)
+        settled = interior & (predicted <= tolerance + _GRAIN * jnp.abs(s.objective))
+        # Gauss-Newton may not end the search: only the exact Hessian tells a minimum from a saddle.
+        end = lambda: jax.lax.cond(s.exact, lambda: s._replace(status=jnp.array(int(Status.CONVERGED))), lambda: sharpen(s))  # noqa: E731
+        return jax.lax.cond(settled, end, lambda: attempt(s, step, predicted, interior, least))
+
+    def look(theta):
+        return theta, *passes.first(theta, sample)
+
+    def correct(theta, objective, gradient, gram, scale, length):
+        """One short Gauss-Newton step from the trial point, back to the floor of the valley; kept if lower."""
+        move, _, _ = box_step(theta, objective, gradient, gram, scale, _CORRECTOR * length, lower, upper)
+        found = look(jnp.clip(theta + move, lower, upper))
+        return jax.tree.map(lambda a, b: jnp.where(found[1] < objective, a, b), found, (theta, objective, gradient, gram))
+
+    def attempt(s: _State, step, predicted, interior, least) -> _State:
+        stretch = jnp.where(interior, s.stretch, 1.0)
+        trial = look(jnp.clip(s.theta + stretch * step, lower, upper))
+        length = jnp.linalg.norm((trial[0] - s.theta) * s.scale)
+        doubtful = ((s.objective - trial[1] < _POOR * predicted) | (stretch > 1)) & _finite(*trial[1:3])
+        trial = jax.lax.cond(doubtful, lambda: correct(*trial, s.scale, length), lambda: trial)
+        theta, objective, gradient, gram = trial
+        length = jnp.linalg.norm((theta - s.theta) * s.scale)
+        ratio = (s.objective - objective) / predicted
+        good = _finite(objective, gradient) & (predicted > 0) & (ratio > 1e-4)
+
+        grown = jnp.where(ratio > 0.75, jnp.maximum(s.radius, 2.0 * length), s.radius)
+        radius = jnp.where(good & (ratio > 0.25), grown, 0.25 * jnp.minimum(length, s.radius))
+        # A failed stretch says nothing about the model, and one failure of Gauss-Newton calls for the exact
+        # Hessian before it calls for a shorter step.
+        exact = s.exact | ~good | (ratio < 0.25)
+        radius = jnp.where((~good & (stretch > 1)) | (exact & ~s.exact), s.radius, radius)
+        paid = interior & (ratio > jnp.maximum(1.2, 0.75 * s.stretch))
+        held = good & (ratio > 0.25 * s.stretch)
+        stretch = jnp.where(paid, 2.0 * s.stretch, jnp.where(held, s.stretch, jnp.maximum(1.0, 0.25 * s.stretch)))
+
+        iterations = s.iterations + 1
+        due = iterations % _WINDOW == 0
+        reached = jnp.where(good, objective, s.objective)
+        flat = due & good & exact & (least > -1e-4) & (s.mark - reached <= _FLAT_GAIN) & (predicted <= 0.1 * _FLAT_GAIN)
+        tiny = radius <= _GRAIN * jnp.linalg.norm(s.scale * s.theta)
+        stalled = ~good & (tiny | (predicted <= _GRAIN * jnp.abs(s.objective)))
+        status = jnp.where(iterations >= max_iterations, Status.MAX_ITERATIONS, RUNNING)
+        status = jnp.where(stalled, Status.STALLED, jnp.where(flat & (tolerance > 0), Status.FLAT, status))
+
+        keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
+        new = _State(
+            keep(theta, s.theta), reached, keep(gradient, s.gradient), keep(gram, s.gram), s.curvature, exact,
+            jnp.maximum(s.scale, keep(scaling(gram), s.scale)), radius, stretch, jnp.where(due, reached, s.mark),
+            status, iterations, s.passes + 1 + doubtful,
+        )  # fmt: skip
+        return jax.lax.cond(exact & (good | ~s.exact) & (status == RUNNING), sharpen, lambda new: new, new)
+
+    end = jax.lax.while_loop(lambda s: s.status == RUNNING, advance, begin(jnp.clip(start, lower, upper)))
+    return Solution(end.theta, end.objective, end.status, end.iterations, end.passes)
+
+
+def _finite(objective, gradient):
+    return jnp.isfinite(objective) & jnp.all(jnp.isfinite(gradient))
