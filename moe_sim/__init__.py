@@ -5,3 +5,20 @@ be measured in single precision. Unless JAX has started already, every CPU core 
 """
 
 from moe_sim import _engine as _engine
+from moe_sim.errors import InputError
+from moe_sim.fitting import FitOptions, Fits, Fitter
+from moe_sim.laws import Grid, Law, Normal, Quadrature, Uniform
+from moe_sim.losses import Loss, evaluate, parse_loss
+from moe_sim.measure import MixingMeasure
+from moe_sim.models.base import RegressionModel
+from moe_sim.models.prefix import Frozen, PrefixModel
+from moe_sim.rates import Claim, Verdict, judge
+from moe_sim.run import Results, load_results, run
+from moe_sim.sampling import draw
+from moe_sim.study import Study, load_study, registry
+
+__all__ = [
+    "Claim", "FitOptions", "Fits", "Fitter", "Frozen", "Grid", "InputError", "Law", "Loss", "MixingMeasure", "Normal",
+    "PrefixModel", "Quadrature", "RegressionModel", "Results", "Study", "Uniform", "Verdict", "draw", "evaluate", "judge",
+    "load_results", "load_study", "parse_loss", "registry", "run",
+]  # fmt: skip

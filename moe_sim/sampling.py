@@ -104,12 +104,12 @@ def exact_samples(model: RegressionModel, truth, law: Law, n: int, seeds: list[n
     return StoredSample(*(jnp.asarray(v[:, None]) for v in (x, y, count)))
 
 
-def streamed_samples(model: RegressionModel, truth, law: Law, n: int, seeds: list[np.random.SeedSequence]):
-    """One streamed i.i.d. sample of size n a seed, stacked along the first axis."""
+def streamed_samples(n: int, seeds: list[np.random.SeedSequence], draw: Callable) -> StreamedSample:
+    """One streamed i.i.d. sample of size n a seed, stacked along the first axis; ``draw`` from ``streamer``."""
     return StreamedSample(
         jnp.stack([jax.random.key(int(s.generate_state(1, np.uint64)[0] >> np.uint64(1))) for s in seeds]),
         jnp.full(len(seeds), n, dtype=jnp.int64),
-        streamer(model, truth, law),
+        draw,
     )
 
 
@@ -129,5 +129,8 @@ def draw(model: RegressionModel, truth, law: Law, n: int, seed=0, mode: str = "e
     """One sample of size n. mode: ``exact`` (sufficient statistics) or ``iid`` (streamed). See the module."""
     if not isinstance(seed, np.random.SeedSequence):
         seed = np.random.SeedSequence(seed)
-    make = exact_samples if mode == "exact" else streamed_samples
-    return jax.tree.map(lambda leaf: leaf[0], make(model, truth, law, n, [seed]))
+    if mode == "exact":
+        samples = exact_samples(model, truth, law, n, [seed])
+    else:
+        samples = streamed_samples(n, [seed], streamer(model, truth, law))
+    return jax.tree.map(lambda leaf: leaf[0], samples)

@@ -48,6 +48,10 @@ class RegressionModel(ABC):
     def measure(self, params) -> MixingMeasure:
         """The mixing measure of the parameters."""
 
+    def known(self) -> Parameters:
+        """True values of parameters that a study need not give because the model knows them."""
+        return {}
+
     def cover(self, params: Parameters, atoms: np.ndarray) -> Parameters:
         """Parameters whose atom i sits on atom ``atoms[i]`` of ``params``, masses shared: the same function."""
         shared = {name for name, shape in self.shapes(1).items() if shape == self.shapes(2)[name]}

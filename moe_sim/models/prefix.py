@@ -105,6 +105,9 @@ class PrefixModel(RegressionModel):
         upper = {name: np.full(shape, float(limits.get(name, bound))) for name, shape in self.shapes(atoms).items()}
         return {name: -value for name, value in upper.items()}, upper
 
+    def known(self):
+        return {} if self.network_bound is None else {"W1": self.key_network, "W2": self.value_network}
+
     def _networks(self, params):
         return params.get("W1", self.key_network), params.get("W2", self.value_network)
 
@@ -151,7 +154,16 @@ class PrefixModel(RegressionModel):
         return found
 
 
-def build_prefix(table: dict) -> PrefixModel:
+TABLE: dict = {
+    "family": None, "structure": None, "noise": None,
+    "frozen": {"logit_matrix": None, "logit_bias": None, "output_matrix": None, "functions": None},
+    "projection": {"key": None, "value": None},
+    "network": {"key": None, "value": None, "activation": None, "learned": None, "bound": None},
+}  # fmt: skip
+REQUIRED = ("structure", "noise", "projection", "projection.key", "projection.value")
+
+
+def build(table: dict) -> PrefixModel:
     """The model of a study's ``[model]`` table (keys already checked by ``study``). Raises ``InputError``."""
     structure = one_of("model.structure", table["structure"], ("independent", "shared-linear", "shared-network"))
     noise = number("model.noise", table["noise"])
@@ -166,6 +178,8 @@ def build_prefix(table: dict) -> PrefixModel:
             "a shared-linear prefix is key and value at once, give both as many columns"
         )
     network = table.get("network")
+    if network is not None and not {"key", "value"} <= set(network):
+        raise InputError("model.network needs key and value: add the two matrices")
     if (structure == "shared-network") != (network is not None):
         raise InputError(
             f"model.structure = {structure!r} {'needs' if network is None else 'takes no'} [model.network]: "

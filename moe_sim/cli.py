@@ -1,0 +1,194 @@
+"""The command line: parses, calls, prints. Exit status 0 done, 1 the run failed, 2 bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import moe_sim as ms
+from moe_sim.errors import InputError, number, whole
+from moe_sim.run import Progress
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Rates of mixtures of experts, checked."
+)
+out_console = Console(width=None if sys.stdout.isatty() else 150)
+err_console = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
+RUNS = Path("runs")
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of a claim of the registry.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Sample sizes in place of the study's, as in 1e3,1e4.")] = None,
+    replicates: Annotated[str | None, typer.Option(help="Replicates a size in place of the study's.")] = None,
+    seed: Annotated[str | None, typer.Option(help="Seed in place of the study's.")] = None,
+    quick: Annotated[bool, typer.Option(help="At most 20 replicates a size.")] = False,
+    require: Annotated[str | None, typer.Option(help="Exit with 1 unless every claim has this verdict.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study (or what its folder lacks of it) and print its verdicts."""
+    found = ms.load_study(study).replace(
+        sizes=None if sizes is None else [_number("--sizes", part) for part in sizes.split(",")],
+        replicates=None if replicates is None else whole("--replicates", _number("--replicates", replicates), 2),
+        seed=None if seed is None else whole("--seed", _number("--seed", seed)),
+        quick=quick,
+    )
+    folder = out or RUNS / found.name
+    results = ms.run(found, folder, _report(found))
+    verdicts = ms.judge(results)
+    _print(results, verdicts, as_json)
+    if require is not None and any(v.verdict != require for v in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verdict(folder: Path, as_json: Json = False) -> None:
+    """The verdicts on a finished run."""
+    results = ms.load_results(folder)
+    _print(results, ms.judge(results), as_json)
+
+
+@app.command()
+def plot(folder: Path, out: Annotated[Path | None, typer.Option(help="Figure file; FOLDER/rates.svg by default.")] = None) -> None:
+    """Draw the losses of a run against n."""
+    from moe_sim import plots
+
+    results = ms.load_results(folder)
+    target = out or folder / "rates.svg"
+    plots.save(plots.plot_rates(results, ms.judge(results)), target)
+    out_console.print(target, highlight=False)
+
+
+@app.command()
+def claims() -> None:
+    """The registry, with the verdicts of the last runs below runs/."""
+    table = Table("claim", "loss", "kind", "claimed", "last verdict")
+    for name in ms.registry():
+        study = ms.load_study(name)
+        last = _last(RUNS / name)
+        for k, claim in enumerate(study.claims):
+            table.add_row(name if k == 0 else "", claim.loss, claim.kind, _claimed(claim), last[k] if k < len(last) else "not run")
+    out_console.print(table)
+
+
+@app.command()
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(help="Claims to draw; all of the registry by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the figures.")] = Path("figures"),
+) -> None:
+    """Run the registry (or what runs/ lacks of it), draw its figures, print its verdicts."""
+    from moe_sim import plots
+
+    done: dict[str, Any] = {}
+    for name in names or ms.registry():
+        study = ms.load_study(name)
+        results = ms.run(study, RUNS / name, _report(study))
+        done[name] = (results, ms.judge(results))
+    paths = plots.write_figures(done, out)
+    out_console.print(_table([v for _, verdicts in done.values() for v in verdicts]))
+    for path in paths:
+        out_console.print(path, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point: bad input becomes one line and exit status 2, Ctrl-C status 130."""
+    try:
+        app(standalone_mode=False)
+    except InputError as error:
+        _fail(str(error))
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        err_console.print("interrupted: what was done is kept, the same command goes on from there")
+        sys.exit(130)
+    except Exception as error:
+        # Typer's own complaints about arguments are input errors too; anything else is a failure of ours.
+        if hasattr(error, "format_message"):
+            _fail(error.format_message())
+        raise
+
+
+def _fail(message: str) -> None:
+    err_console.print(f"error: {' '.join(message.split())}", soft_wrap=True, markup=False, highlight=False)
+    sys.exit(2)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return number(name, float(text))
+    except ValueError as error:
+        raise (error if isinstance(error, InputError) else InputError(f"{name} has {text!r}, which is not a number")) from None
+
+
+def _report(study: ms.Study):
+    """Progress on standard error: one line that is rewritten on a terminal, one a size otherwise."""
+
+    def show(p: Progress) -> None:
+        text = f"{study.name}  n = {p.n:.0e}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
+        if err_console.is_terminal:
+            err_console.print(text, end="\n" if p.done == p.total and p.n == study.problem.sizes[-1] else "\r", highlight=False)
+        elif p.done == p.total:
+            err_console.print(text, highlight=False, soft_wrap=True)
+
+    return show
+
+
+def _print(results: ms.Results, verdicts: list[ms.Verdict], as_json: bool) -> None:
+    if as_json:
+        found = {"study": results.study.name, "digest": results.study.digest, "verdicts": [v.to_json() for v in verdicts]}
+        print(json.dumps(found))
+        return
+    out_console.print(_table(verdicts))
+    for v in verdicts:
+        out_console.print(f"{v.loss}: {v.reason}", highlight=False)
+    if results.folder is not None:
+        out_console.print(results.folder, highlight=False)
+
+
+def _table(verdicts: list[ms.Verdict]) -> Table:
+    table = Table("claim", "loss", "claimed", "slope [95% interval]", "near-minimiser", "certified", "start", "verdict")
+    previous = None
+    for v in verdicts:
+        near = v.near_minimiser
+        uncertified = ", ".join(f"{count} {name}" for name, count in v.uncertified.items())
+        table.add_row(
+            v.claim if v.claim != previous else "", v.loss, _claimed(v), _slope(v.slope, v.interval),
+            _slope(near["slope"], near["interval"]), f"{v.certified:.1%}" + (f" ({uncertified})" if uncertified else ""),
+            v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
+        )  # fmt: skip
+        previous = v.claim
+    return table
+
+
+_COLOUR = {"supported": "green", "refuted": "red", "undecided": "yellow"}
+
+
+def _slope(slope, interval) -> str:
+    return "–" if slope is None else f"{slope:.3f} \\[{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _claimed(claim) -> str:
+    """``n^-0.5``, ``(log n / n)^0.5`` and so on."""
+    if claim.kind == "lower":
+        return "no polynomial rate"
+    if claim.log_power == claim.exponent:
+        return f"(log n / n)^{claim.exponent:g}"
+    logs = f"(log n)^{claim.log_power:g} " if claim.log_power else ""
+    return f"{logs}n^-{claim.exponent:g}"
+
+
+def _last(folder: Path) -> list[str]:
+    try:
+        return [v.verdict for v in ms.judge(ms.load_results(folder))]
+    except InputError:
+        return []

@@ -1,0 +1,208 @@
+"""Figures: rates of one study, and the figures of the registry. Every figure has a CSV of the numbers in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy import stats
+
+from moe_sim.errors import InputError
+from moe_sim.rates import LEVEL, Verdict, summarise
+from moe_sim.run import Results
+
+STRUCTURES = {"shared-linear": "#0072B2", "shared-network": "#009E73", "independent": "#D55E00"}  # Okabe and Ito
+STYLE = {
+    "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 7.5, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "lines.linewidth": 1.4,
+    "lines.markersize": 3.5, "svg.hashsalt": "moe_sim", "svg.fonttype": "path", "legend.frameon": False,
+    "mathtext.fontset": "dejavusans",
+}  # fmt: skip
+_Z = stats.norm.ppf((1 + LEVEL) / 2)
+_NAMES = {
+    "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", "voronoi": r"Voronoi loss $D(\hat G, G_*)$",
+    "mass": "error of the cell masses", "atoms:single": "distance in single-atom cells (rms)",
+    "atoms:multi": "distance in multi-atom cells (rms)",
+}  # fmt: skip
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the suffix tells the format. The same numbers give the same bytes."""
+    path = Path(path)
+    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
+        raise InputError(f"{path} has the suffix {path.suffix!r}: pass a file ending in .svg, .png or .pdf")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with matplotlib.rc_context(STYLE):
+            stamp = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower(), {})
+            figure.savefig(path, dpi=200, metadata=stamp)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): pass a file that you may write") from None
+
+
+def curve(results: Results, loss: str, of: str = "loss") -> pd.DataFrame:
+    """n, value, low, high of one loss against n: its aggregate and Monte Carlo interval, or ``of="median"``.
+
+    of: ``loss`` (best fit), ``near`` (worst near-minimiser) or ``median`` (of the best fits, no interval).
+    """
+    found = {item.name: item for item in results.study.problem.losses}
+    aggregate = found[loss].aggregate
+    rows = []
+    for n, group in results.frame.groupby("n", sort=True):
+        values = group[f"{'near' if of == 'near' else 'loss'}:{loss}"].to_numpy()
+        if of == "median":
+            middle = float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
+            rows.append((n, middle, middle, middle))
+            continue
+        value, error = summarise(values, aggregate)
+        # Intervals of the logarithm, so that a band on a log axis never reaches 0.
+        factor = np.exp(_Z * error / value) if value > 0 else 1.0
+        rows.append((n, value, value / factor, value * factor))
+    return pd.DataFrame(rows, columns=["n", "value", "low", "high"]).dropna(subset=["value"])
+
+
+def _draw(axes, data: pd.DataFrame, colour: str, label: str, **style) -> None:
+    axes.plot(data["n"], data["value"], color=colour, label=label, **({"marker": "o"} | style))
+    axes.fill_between(data["n"], data["low"], data["high"], color=colour, alpha=0.2, linewidth=0)
+
+
+def _claimed(axes, data: pd.DataFrame, exponent: float, log_power: float = 0.0, label: str | None = None, start=1e4, lift=0.45) -> None:
+    """A line of the claimed shape, set below the curve at its last point, over the claim's window."""
+    data = data[data["n"] >= start]
+    if len(data) < 2:
+        return
+    n = np.geomspace(data["n"].iloc[0], data["n"].iloc[-1], 50)
+    shape = log_power * np.log(np.log(n)) - exponent * np.log(n)
+    axes.plot(n, lift * data["value"].iloc[-1] * np.exp(shape - shape[-1]), color="0.35", linestyle=(0, (4, 2)), linewidth=1.0, label=label)
+
+
+def _frame(axes, title: str, ylabel: str = "") -> None:
+    axes.set(xscale="log", yscale="log", xlabel="sample size $n$", title=title, ylabel=ylabel)
+
+
+def _power(exponent: float, log_power: float) -> str:
+    fraction = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8"}.get(exponent, f"{exponent:g}")
+    if log_power == exponent:
+        return rf"$(\log n/n)^{{{fraction}}}$"
+    return (rf"$(\log n)^{{{log_power:g}}}\,$" if log_power else "") + rf"$n^{{-{fraction}}}$"
+
+
+def caption(results: Results) -> str:
+    """One line: replicates, certified share with each reason, start rule (loudly where it knows the truth)."""
+    frame, options = results.frame, results.study.problem.options
+    share = (frame["certificate"] == "certified").mean()
+    rest = ", ".join(f"{c} {k}" for k, c in frame["certificate"].value_counts().items() if k != "certified")
+    start = f"start: {options.start}" + ("" if options.start == "data" else " (USES THE TRUTH, a control)")
+    return (
+        f"{results.study.problem.replicates} replicates a size; certified {share:.1%}{f' ({rest})' if rest else ''}; "
+        f"{start}; {options.estimator}; bands: 95% Monte Carlo intervals"
+    )
+
+
+def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
+    """One panel a claim: the loss, its worst near-minimiser, the claimed line and the verdict."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(2.5 * max(len(verdicts), 1) + 0.3, 2.9), layout="constrained")
+        for axes, v in zip(np.atleast_1d(figure.subplots(1, max(len(verdicts), 1), squeeze=False)[0]), verdicts, strict=False):
+            colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
+            data = curve(results, v.loss)
+            _draw(axes, data, colour, "best fit")
+            _draw(axes, curve(results, v.loss, "near"), "0.45", "worst near-minimiser", marker="s", linestyle=":")
+            if v.exponent is not None:
+                start = min(v.sizes, default=1e4)
+                _claimed(axes, data, v.exponent, v.log_power, f"claimed {_power(v.exponent, v.log_power)}", start)
+            slope = "" if v.slope is None or v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
+            _frame(axes, f"{v.kind} claim: {v.verdict}\n{slope}", _NAMES.get(v.loss, v.loss))
+            axes.legend(loc="lower left")
+        figure.suptitle(results.study.name, fontsize=10)
+        figure.supxlabel(caption(results), fontsize=6.5, color="0.3")
+    return figure
+
+
+def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
+    """Function error, Voronoi loss and atom distances of over-specified fits, by structure."""
+    parts = []
+
+    def add(axes, name, loss, label, **style):
+        data = curve(over[name], loss)
+        parts.append(data.assign(structure=name, loss=loss))
+        _draw(axes, data, STRUCTURES[name], label, **style)
+        return data
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 2.95), layout="constrained")
+        left, middle, right = figure.subplots(1, 3)
+        lowest = [add(left, name, "function", name) for name in over]
+        _claimed(left, min(lowest, key=lambda d: d["value"].iloc[-1]), 0.5, label="$n^{-1/2}$")
+        _frame(left, "the function converges in all", _NAMES["function"])
+        for name in over:
+            data = add(middle, name, "voronoi", name)
+            if name == "shared-linear":
+                _claimed(middle, data, 0.5, 0.5, _power(0.5, 0.5))
+        _frame(middle, "the parameters only where tied", _NAMES["voronoi"])
+        for name in over:
+            if name == "independent":
+                add(right, name, "atoms:multi", "independent, multi")
+                continue
+            multi = add(right, name, "atoms:multi", f"{name}, multi")
+            single = add(right, name, "atoms:single", f"{name}, single", marker="^", linestyle="-.")
+            if name == "shared-linear":
+                _claimed(right, multi, 0.25, 0.25, _power(0.25, 0.25), 1e5)
+                _claimed(right, single, 0.5, 0.5, _power(0.5, 0.5), 1e5)
+        _frame(right, "single cells 1/2, multi cells 1/4", "rms distance of atoms in a cell")
+        for axes in (left, middle, right):
+            low, high = axes.get_ylim()
+            axes.set_ylim(low / (30 if axes is right else 6), high)
+            axes.legend(loc="lower left", handlelength=1.8, labelspacing=0.25)
+        figure.supxlabel("2 true prefixes, 3 fitted. " + caption(next(iter(over.values()))), fontsize=6.5, color="0.3")
+    return figure, pd.concat(parts, ignore_index=True)
+
+
+def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Figure, pd.DataFrame]:
+    """Best, median and worst near-minimiser side by side: a median alone would confirm what is not there."""
+    parts = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
+        for axes, (name, results) in zip(figure.subplots(1, 2, sharey=True), pair.items(), strict=True):
+            styles = {
+                "near": ("worst near-minimiser (mean)", {"marker": "s"}), "loss": ("best fit (mean)", {}),
+                "median": ("best fit (median)", {"marker": "v", "linestyle": ":"}),
+            }  # fmt: skip
+            for (of, (label, style)), alpha in zip(styles.items(), ("#D55E00", "#0072B2", "#56B4E9"), strict=True):
+                data = curve(results, loss, of)
+                parts.append(data.assign(structure=name, loss=loss, statistic=of))
+                _draw(axes, data, alpha, label, **style)
+            _claimed(axes, curve(results, loss, "median"), 0.5, 0.5, _power(0.5, 0.5))
+            _frame(axes, f"{name}, 2 true prefixes, 3 fitted", _NAMES["voronoi"] if not parts[:-3] else "")
+            axes.legend(loc="lower left")
+        figure.supxlabel(
+            "near-minimisers: fits within 0.5 log-likelihood units of the best. " + caption(next(iter(pair.values()))),
+            fontsize=6, color="0.3",
+        )  # fmt: skip
+    return figure, pd.concat(parts, ignore_index=True)
+
+
+def write_figures(done: dict[str, tuple[Results, list[Verdict]]], out: str | Path) -> list[Path]:
+    """Figures of finished claims as SVG, PNG and CSV below ``out``; returns the SVG paths, the headline last."""
+    out = Path(out)
+    paths = []
+
+    def write(name: str, figure: Figure, data: pd.DataFrame) -> None:
+        for suffix in (".svg", ".png"):
+            save(figure, out / f"{name}{suffix}")
+        data.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+        paths.append(out / f"{name}.svg")
+
+    for name, (results, verdicts) in done.items():
+        numbers = [curve(results, v.loss, of).assign(loss=v.loss, statistic=of) for v in verdicts for of in ("loss", "near")]
+        write(name, plot_rates(results, verdicts), pd.concat(numbers, ignore_index=True))
+    over = {s: done[f"prefix-{s}-over"][0] for s in STRUCTURES if f"prefix-{s}-over" in done}
+    pair = {s: over[s] for s in ("shared-linear", "independent") if s in over}
+    if len(pair) == 2:
+        write("near-minimisers", *near_minimisers(pair))
+    if len(over) == len(STRUCTURES):
+        write("headline", *headline(over))
+    return paths

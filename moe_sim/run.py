@@ -1,0 +1,141 @@
+"""From a study to results: draws, fits and measures losses, chunk by chunk, keeping each as soon as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moe_sim.errors import InputError
+from moe_sim.fitting import CERTIFICATES, Fits, Fitter, loss_function
+from moe_sim.sampling import exact_samples, streamed_samples, streamer
+from moe_sim.solvers.solution import Status
+from moe_sim.store import RunFolder
+from moe_sim.study import Study
+from moe_sim.theory.two_point import two_point
+
+CHUNK = 100  # replicates a chunk
+
+
+@dataclass
+class Results:
+    """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; folder: where it is kept."""
+
+    study: Study
+    frame: pd.DataFrame
+    evidence: dict[str, Any]
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run reports after each chunk. certified: share among the replicates of this size so far."""
+
+    n: int
+    done: int
+    total: int
+    certified: float
+
+
+def run(study: Study, out: str | Path | None = None, progress: Callable[[Progress], None] | None = None) -> Results:
+    """Run a study, all of it or what a folder ``out`` lacks, and return its ``Results``.
+
+    Without ``out`` nothing is written. A replicate depends only on the seed, its cell and its index, so adding
+    sizes or replicates moves nothing that is there. Ctrl-C loses the chunk in flight at most.
+    """
+    problem = study.problem
+    folder = RunFolder(out) if out is not None else None
+    if folder is not None:
+        folder.create(study.to_toml(), study.identity, study.digest, problem.seed)
+    fitter = Fitter(problem.model, problem.truth, problem.options)
+    losses = loss_function(problem.model, problem.truth, problem.law, problem.losses, fitter.unflatten)
+    lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]
+    evidence = two_point(
+        problem.model, problem.truth, problem.law, problem.options, lower, fitter.flatten, fitter.unflatten
+    )  # fmt: skip
+    if folder is not None:
+        folder.write_evidence(evidence)
+    draw = streamer(problem.model, problem.truth, problem.law)
+    frames = []
+    for n in problem.sizes:
+        first = folder.replicates(n) if folder is not None else 0
+        good = 0
+        for start in range(first, problem.replicates, CHUNK):
+            index = np.arange(start, min(start + CHUNK, problem.replicates))
+            frame = _chunk(study, fitter, losses, draw, n, index)
+            if folder is not None:
+                folder.write_chunk(n, start, frame)
+            frames.append(frame)
+            good += int((frame["certificate"] == "certified").sum())
+            if progress is not None:
+                progress(Progress(n, int(index[-1]) + 1, problem.replicates, good / (index[-1] + 1 - first)))
+    if folder is not None:
+        return load_results(folder.path)
+    return Results(study, pd.concat(frames, ignore_index=True), evidence)
+
+
+def load_results(path: str | Path) -> Results:
+    """Results of a run folder. Raises ``InputError`` where there are none."""
+    text, frame, evidence = RunFolder(path).read()
+    study = _study_of(text, path)
+    wanted = frame["n"].isin(study.problem.sizes) & (frame["replicate"] < study.problem.replicates)
+    return Results(study, frame[wanted].reset_index(drop=True), evidence, Path(path))
+
+
+def _study_of(text: str, path) -> Study:
+    import tomllib
+
+    try:
+        return Study(**tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}/study.toml is damaged ({error}): restore it") from None
+
+
+def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.random.SeedSequence]:
+    words = study.cell_digest(n, *tables)
+    return [np.random.SeedSequence([study.problem.seed, *words, int(r)]) for r in index]
+
+
+def _chunk(study: Study, fitter: Fitter, losses: Callable, draw, n: int, index: np.ndarray) -> pd.DataFrame:
+    """One row a replicate. The data do not depend on ``[fit]``, so start rules meet the same samples."""
+    p = study.problem
+    data_seeds = _seeds(study, n, index, "model", "truth", "law")
+    if p.mode == "exact":
+        samples = exact_samples(p.model, p.truth, p.law, n, data_seeds)
+    else:
+        samples = streamed_samples(n, data_seeds, draw)
+    fits = fitter.fit(samples, _seeds(study, n, index, "model", "truth", "law", "fit"))
+    columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
+    columns |= {f"loss:{name}": value for name, value in losses(fits.theta).items()}
+    counts = np.array([len(near) for near in fits.near])
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    for name, value in losses(np.concatenate(fits.near)).items():
+        # The worst of the near-minimisers; those without such an atom (NaN) do not speak.
+        worst = np.maximum.reduceat(np.where(np.isnan(value), -np.inf, value), first)
+        columns[f"near:{name}"] = np.where(np.isneginf(worst), np.nan, worst)
+    columns["near:count"] = counts
+    columns |= _estimate_columns(fitter, fits.theta)
+    return pd.DataFrame(columns)
+
+
+def _fit_columns(fits: Fits) -> dict[str, Any]:
+    return {
+        "certificate": pd.Categorical(fits.certificate, categories=list(CERTIFICATES)).astype(str),
+        "status": [str(Status(int(s))) for s in fits.status],
+        "objective": fits.objective, "objective_at_truth": fits.objective_at_truth,
+        "promised": fits.promised, "curvature": fits.curvature, "agreeing": fits.agreeing, "starts": fits.starts,
+        "iterations": fits.iterations, "passes": fits.passes,
+    }  # fmt: skip
+
+
+def _estimate_columns(fitter: Fitter, theta: np.ndarray) -> dict[str, np.ndarray]:
+    """``estimate:prefix[0,1]`` and so on, in the order of the flat vector."""
+    names: dict[int, str] = {}
+    for name, position in fitter.unflatten(np.arange(theta.shape[1])).items():
+        for where, k in np.ndenumerate(np.asarray(position)):
+            names[int(k)] = f"estimate:{name}[{','.join(map(str, where))}]"
+    return {names[k]: theta[:, k] for k in range(theta.shape[1])}

@@ -1,0 +1,56 @@
+"""Two measures that no sample can tell apart: the evidence of a lower-bound claim (Le Cam's two points).
+
+If G' lies in the parameter set, f_G' = f_G* and D(G', G*) stays away from 0, then data from either have one and
+the same law, so whatever an estimator answers it is wrong by a fixed amount for one of them, at every n.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from moe_sim.fitting import FitOptions, loss_function
+from moe_sim.laws import Law
+from moe_sim.losses import Loss
+from moe_sim.models.base import Parameters, RegressionModel
+
+SAME = 1e-12  # L2 distance below which two functions are the same to rounding
+
+
+def two_point(model: RegressionModel, truth: Parameters, law: Law, options: FitOptions, losses: list[Loss], flatten, unflatten):
+    """``{loss name: evidence}`` for each loss, from the widest degenerate split that the parameter box allows.
+
+    Evidence: the pair's loss, its L2 distance, the split (atom, step) and whether they are ``separated`` (the
+    same function to ``SAME``, inside the box, the loss positive). Empty where the model offers no such split,
+    or where no spare atom is fitted.
+    """
+    true_atoms = len(truth[model.mass])
+    if options.atoms <= true_atoms:
+        return {}
+    lower, upper = model.box(options.atoms, options.bound, options.bias_bound)
+    pairs = []
+    for atom in range(true_atoms):
+        for step in np.linspace(0.05, 1.0, 20) * 2 * options.bound:
+            found = model.split(truth, atom, step)
+            if found is None:
+                continue
+            # Spare atoms beyond the split one double the last: shared mass, same function.
+            spare = options.atoms - true_atoms - 1
+            found = model.cover(found, np.concatenate([np.arange(true_atoms + 1), np.full(spare, true_atoms)]))
+            if all(np.all((lower[k] <= found[k]) & (found[k] <= upper[k])) for k in found):
+                pairs.append((atom, float(step), flatten(found)))
+    if not pairs:
+        return {}
+    function = Loss("function", "function")
+    measured = loss_function(model, truth, law, [*losses, function], unflatten)(np.stack([p[2] for p in pairs]))
+    found_evidence: dict[str, dict[str, Any]] = {}
+    for loss in losses:
+        k = int(np.nanargmax(measured[loss.name]))
+        distance, apart = float(measured["function"][k]), float(measured[loss.name][k])
+        found_evidence[loss.name] = {
+            "loss": apart, "function_distance": distance, "atom": pairs[k][0], "step": pairs[k][1],
+            "separated": bool(distance <= SAME and apart > 0),
+            "assumption": f"the parameter set holds every fit with |coordinate| <= {options.bound:g}",
+        }  # fmt: skip
+    return found_evidence
