@@ -19,6 +19,6 @@ from moe_sim.study import Study, load_study, registry
 
 __all__ = [
     "Claim", "FitOptions", "Fits", "Fitter", "Frozen", "Grid", "InputError", "Law", "Loss", "MixingMeasure", "Normal",
-    "PrefixModel", "Quadrature", "RegressionModel", "Results", "Study", "Uniform", "Verdict", "draw", "evaluate", "judge",
-    "load_results", "load_study", "parse_loss", "registry", "run",
+    "PrefixModel", "Quadrature", "RegressionModel", "Results", "Study", "Uniform", "Verdict", "draw", "evaluate",
+    "judge", "load_results", "load_study", "parse_loss", "registry", "run",
 ]  # fmt: skip

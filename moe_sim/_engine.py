@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 import jax
 
 jax.config.update("jax_enable_x64", True)
-try:
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-except RuntimeError:
-    pass  # JAX has started already: the devices it has are the devices we use
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# Where JAX has started already, the devices it has are the devices we use.
+with contextlib.suppress(RuntimeError):
+    jax.config.update("jax_num_cpu_devices", cores)
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moe_sim" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))

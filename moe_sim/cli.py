@@ -16,7 +16,10 @@ from moe_sim.errors import InputError, number, whole
 from moe_sim.run import Progress
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Rates of mixtures of experts, checked."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Rates of mixtures of experts, checked.",
 )
 out_console = Console(width=None if sys.stdout.isatty() else 150)
 err_console = Console(stderr=True)
@@ -59,7 +62,9 @@ def verdict(folder: Path, as_json: Json = False) -> None:
 
 
 @app.command()
-def plot(folder: Path, out: Annotated[Path | None, typer.Option(help="Figure file; FOLDER/rates.svg by default.")] = None) -> None:
+def plot(
+    folder: Path, out: Annotated[Path | None, typer.Option(help="Figure file; FOLDER/rates.svg by default.")] = None
+) -> None:
     """Draw the losses of a run against n."""
     from moe_sim import plots
 
@@ -77,7 +82,9 @@ def claims() -> None:
         study = ms.load_study(name)
         last = _last(RUNS / name)
         for k, claim in enumerate(study.claims):
-            table.add_row(name if k == 0 else "", claim.loss, claim.kind, _claimed(claim), last[k] if k < len(last) else "not run")
+            table.add_row(
+                name if k == 0 else "", claim.loss, claim.kind, _claimed(claim), last[k] if k < len(last) else "not run"
+            )
     out_console.print(table)
 
 
@@ -127,7 +134,9 @@ def _number(name: str, text: str) -> float:
     try:
         return number(name, float(text))
     except ValueError as error:
-        raise (error if isinstance(error, InputError) else InputError(f"{name} has {text!r}, which is not a number")) from None
+        raise (
+            error if isinstance(error, InputError) else InputError(f"{name} has {text!r}, which is not a number")
+        ) from None
 
 
 def _report(study: ms.Study):
@@ -136,7 +145,9 @@ def _report(study: ms.Study):
     def show(p: Progress) -> None:
         text = f"{study.name}  n = {p.n:.0e}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
         if err_console.is_terminal:
-            err_console.print(text, end="\n" if p.done == p.total and p.n == study.problem.sizes[-1] else "\r", highlight=False)
+            err_console.print(
+                text, end="\n" if p.done == p.total and p.n == study.problem.sizes[-1] else "\r", highlight=False
+            )
         elif p.done == p.total:
             err_console.print(text, highlight=False, soft_wrap=True)
 
@@ -145,7 +156,11 @@ def _report(study: ms.Study):
 
 def _print(results: ms.Results, verdicts: list[ms.Verdict], as_json: bool) -> None:
     if as_json:
-        found = {"study": results.study.name, "digest": results.study.digest, "verdicts": [v.to_json() for v in verdicts]}
+        found = {
+            "study": results.study.name,
+            "digest": results.study.digest,
+            "verdicts": [v.to_json() for v in verdicts],
+        }
         print(json.dumps(found))
         return
     out_console.print(_table(verdicts))
@@ -160,10 +175,10 @@ def _table(verdicts: list[ms.Verdict]) -> Table:
     previous = None
     for v in verdicts:
         near = v.near_minimiser
-        uncertified = ", ".join(f"{count} {name}" for name, count in v.uncertified.items())
+        failures = ", ".join(f"{count} {name}" for name, count in v.uncertified.items())
         table.add_row(
             v.claim if v.claim != previous else "", v.loss, _claimed(v), _slope(v.slope, v.interval),
-            _slope(near["slope"], near["interval"]), f"{v.certified:.1%}" + (f" ({uncertified})" if uncertified else ""),
+            _slope(near["slope"], near["interval"]), f"{v.certified:.1%}{failures and f' ({failures})'}",
             v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
         )  # fmt: skip
         previous = v.claim

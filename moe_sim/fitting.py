@@ -30,7 +30,7 @@ PROMISE = 1e-3  # log-likelihood units a certified point may still be promised
 CURVATURE = -1e-3  # least scaled eigenvalue that a certified point may have
 _ROUND = 25  # iterations a round where lanes run together
 
-SOLVERS = {"least-squares": trust_region, "gradient": gradient_descent}
+SOLVERS: dict[str, Callable] = {"least-squares": trust_region, "gradient": gradient_descent}
 
 CERTIFICATES = {
     "certified": "stationary, not above the objective at the truth, and reached from at least two starts",
@@ -112,7 +112,8 @@ class Fitter:
             start = options_[jnp.nanargmin(value)]
             if _is_small(sample):
                 return start
-            return trust_region(passes, _head(sample), start, self.lower, self.upper, max_iterations=50).theta
+            head = _head(sample)
+            return trust_region(passes, head, start, self.lower, self.upper, max_iterations=50).theta
 
         def solve(samples, lane):
             replicate, theta = lane
@@ -125,7 +126,9 @@ class Fitter:
             return passes.value(theta, sample), promised, least
 
         self._improve, self._solve, self._certify = (lane_function(f, self.how) for f in (improve, solve, certify))
-        self._at_truth = lane_function(lambda samples, lane: at_truth.value(jnp.zeros(0), pick(samples, lane)), self.how)
+        self._at_truth = lane_function(
+            lambda samples, lane: at_truth.value(jnp.zeros(0), pick(samples, lane)), self.how
+        )
 
     def flatten(self, params: Parameters) -> np.ndarray:
         """Named parameters as a flat vector (P,)."""
@@ -221,7 +224,9 @@ def loss_function(model: RegressionModel, truth: Parameters, law: Law, losses: l
         measure = model.measure(params)
         gap = jax.vmap(lambda x: model.mean(params, x))(points) - target
         function = jnp.sqrt(weights @ jnp.sum(gap**2, axis=1))
-        return {loss.name: function if loss.kind == "function" else evaluate(loss, measure, true_measure) for loss in losses}
+        return {
+            loss.name: function if loss.kind == "function" else evaluate(loss, measure, true_measure) for loss in losses
+        }
 
     run = lane_function(one)
     return lambda thetas: run(0.0, thetas)

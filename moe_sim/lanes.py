@@ -44,9 +44,7 @@ def lane_function(one: Callable, how: str | None = None) -> Callable:
         return jax.vmap(lambda lane: one(shared, lane))(lanes[1])
 
     split = PartitionSpec("lane")
-    call = jax.jit(
-        jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False)
-    )
+    call = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False))
 
     def run(shared, lanes):
         count = len(jax.tree.leaves(lanes)[0])

@@ -55,17 +55,18 @@ def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | 
         try:
             r = float(power[1])
         except ValueError:
-            raise InputError(f"claim.loss = {name!r}: r = {power[1]!r} is no number, pass for example voronoi:r=2") from None
+            raise InputError(
+                f"claim.loss = {name!r}: r = {power[1]!r} is no number, pass for example voronoi:r=2"
+            ) from None
         if r < 1:
             raise InputError(f"claim.loss = {name!r}: the exponent r must be at least 1")
         return Loss(name, "voronoi", tuple((block, (r,)) for block in exponents), gauge=gauge)
     if name in ("mass", "function"):
         return Loss(name, name, table, gauge=gauge)
-    parts = str(name).split(":")
-    if parts[0] == "atoms" and len(parts) in (2, 3) and parts[1] in ("single", "multi"):
-        if len(parts) == 2 or parts[2] in exponents:
-            blocks = table if len(parts) == 2 else ((parts[2], exponents[parts[2]]),)
-            return Loss(name, "atoms", blocks, parts[1], gauge)
+    kind, *rest = str(name).split(":")
+    if kind == "atoms" and rest[:1] in (["single"], ["multi"]) and rest[1:] in ([], *([b] for b in exponents)):
+        blocks = tuple((b, exponents[b]) for b in rest[1:]) or table
+        return Loss(name, "atoms", blocks, rest[0], gauge)
     raise InputError(
         f"claim.loss = {name!r} is not known: pass voronoi, voronoi:r=2, function, mass, atoms:single, atoms:multi "
         f"or one block of those, as in atoms:multi:{next(iter(exponents))}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
 from moe_sim.errors import InputError
@@ -15,7 +18,7 @@ from moe_sim.rates import LEVEL, Verdict, summarise
 from moe_sim.run import Results
 
 STRUCTURES = {"shared-linear": "#0072B2", "shared-network": "#009E73", "independent": "#D55E00"}  # Okabe and Ito
-STYLE = {
+STYLE: Any = {
     "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 7.5, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "lines.linewidth": 1.4,
     "lines.markersize": 3.5, "svg.hashsalt": "moe_sim", "svg.fonttype": "path", "legend.frameon": False,
@@ -24,8 +27,8 @@ STYLE = {
 _Z = stats.norm.ppf((1 + LEVEL) / 2)
 _NAMES = {
     "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", "voronoi": r"Voronoi loss $D(\hat G, G_*)$",
-    "mass": "error of the cell masses", "atoms:single": "distance in single-atom cells (rms)",
-    "atoms:multi": "distance in multi-atom cells (rms)",
+    "mass": "error of the cell masses", "atoms:single": "rms distance, single-atom cells",
+    "atoms:multi": "rms distance, multi-atom cells",
 }  # fmt: skip
 
 
@@ -64,23 +67,40 @@ def curve(results: Results, loss: str, of: str = "loss") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["n", "value", "low", "high"]).dropna(subset=["value"])
 
 
-def _draw(axes, data: pd.DataFrame, colour: str, label: str, **style) -> None:
-    axes.plot(data["n"], data["value"], color=colour, label=label, **({"marker": "o"} | style))
+def _draw(axes, data: pd.DataFrame, colour: str, **style) -> None:
+    axes.plot(data["n"], data["value"], color=colour, **({"marker": "o"} | style))
     axes.fill_between(data["n"], data["low"], data["high"], color=colour, alpha=0.2, linewidth=0)
 
 
-def _claimed(axes, data: pd.DataFrame, exponent: float, log_power: float = 0.0, label: str | None = None, start=1e4, lift=0.45) -> None:
-    """A line of the claimed shape, set below the curve at its last point, over the claim's window."""
+def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4, lift=0.4) -> None:
+    """A dashed line of the claimed shape, below the curve wherever it is drawn, with its formula."""
     data = data[data["n"] >= start]
     if len(data) < 2:
         return
+
+    def shape(n):
+        return log_power * np.log(np.log(n)) - exponent * np.log(n)
+
     n = np.geomspace(data["n"].iloc[0], data["n"].iloc[-1], 50)
-    shape = log_power * np.log(np.log(n)) - exponent * np.log(n)
-    axes.plot(n, lift * data["value"].iloc[-1] * np.exp(shape - shape[-1]), color="0.35", linestyle=(0, (4, 2)), linewidth=1.0, label=label)
+    line = lift * np.exp(shape(n) + np.min(np.log(data["value"]) - shape(data["n"])))
+    axes.plot(n, line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
+    axes.annotate(
+        _power(exponent, log_power), (n[18], line[18]), xytext=(-3, -3), textcoords="offset points", color="0.2",
+        ha="right", va="top", fontsize=8,
+    )  # fmt: skip
+
+
+def _handle(colour: str, label: str, marker="o", line="-") -> Line2D:
+    return Line2D([], [], color=colour, label=label, marker=marker, linestyle=line)
 
 
 def _frame(axes, title: str, ylabel: str = "") -> None:
     axes.set(xscale="log", yscale="log", xlabel="sample size $n$", title=title, ylabel=ylabel)
+
+
+def _label(loss: str) -> str:
+    kind, _, power = loss.partition(":r=")
+    return f"{_NAMES[kind]}, $r={power}$" if power else _NAMES.get(loss, loss)
 
 
 def _power(exponent: float, log_power: float) -> str:
@@ -102,23 +122,43 @@ def caption(results: Results) -> str:
     )
 
 
+def _legend(figure: Figure, handles, title: str | None = None) -> None:
+    """One legend for the figure, above its panels, where it covers nothing."""
+    figure.legend(
+        handles=handles,
+        title=title,
+        loc="outside upper center",
+        ncols=len(handles),
+        handlelength=2.2,
+        columnspacing=1.4,
+    )
+
+
+def _note(figure: Figure, text: str) -> None:
+    """The small print under a figure, wrapped to its width."""
+    figure.supxlabel("\n".join(textwrap.wrap(text, int(figure.get_figwidth() * 21))), fontsize=6.5, color="0.3")
+
+
 def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
     """One panel a claim: the loss, its worst near-minimiser, the claimed line and the verdict."""
+    if not verdicts:
+        raise InputError("the study has no claims, so there is nothing to draw: add a [[claim]] table")
+    colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.5 * max(len(verdicts), 1) + 0.3, 2.9), layout="constrained")
-        for axes, v in zip(np.atleast_1d(figure.subplots(1, max(len(verdicts), 1), squeeze=False)[0]), verdicts, strict=False):
-            colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
+        figure = Figure(figsize=(2.5 * max(len(verdicts), 2), 3.3), layout="constrained")
+        for axes, v in zip(figure.subplots(1, len(verdicts), squeeze=False)[0], verdicts, strict=True):
             data = curve(results, v.loss)
-            _draw(axes, data, colour, "best fit")
-            _draw(axes, curve(results, v.loss, "near"), "0.45", "worst near-minimiser", marker="s", linestyle=":")
+            _draw(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")
+            _draw(axes, data, colour)
             if v.exponent is not None:
-                start = min(v.sizes, default=1e4)
-                _claimed(axes, data, v.exponent, v.log_power, f"claimed {_power(v.exponent, v.log_power)}", start)
-            slope = "" if v.slope is None or v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
-            _frame(axes, f"{v.kind} claim: {v.verdict}\n{slope}", _NAMES.get(v.loss, v.loss))
-            axes.legend(loc="lower left")
-        figure.suptitle(results.study.name, fontsize=10)
-        figure.supxlabel(caption(results), fontsize=6.5, color="0.3")
+                _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
+            slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
+            claim = "no polynomial rate" if v.kind == "lower" else f"{v.kind} claim"
+            _frame(axes, f"{claim}: {v.verdict}\n{slope}", _label(v.loss))
+        _legend(
+            figure, [_handle(colour, "best fit"), _handle("0.45", "worst near-minimiser", "s", ":")], results.study.name
+        )
+        _note(figure, caption(results))
     return figure
 
 
@@ -126,62 +166,57 @@ def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
     """Function error, Voronoi loss and atom distances of over-specified fits, by structure."""
     parts = []
 
-    def add(axes, name, loss, label, **style):
+    def add(axes, name, loss, **style):
         data = curve(over[name], loss)
         parts.append(data.assign(structure=name, loss=loss))
-        _draw(axes, data, STRUCTURES[name], label, **style)
+        _draw(axes, data, STRUCTURES[name], **style)
         return data
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 2.95), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
-        lowest = [add(left, name, "function", name) for name in over]
-        _claimed(left, min(lowest, key=lambda d: d["value"].iloc[-1]), 0.5, label="$n^{-1/2}$")
+        errors = [add(left, name, "function") for name in over]
+        _claimed(left, min(errors, key=lambda d: d["value"].iloc[-1]), 0.5)
         _frame(left, "the function converges in all", _NAMES["function"])
-        for name in over:
-            data = add(middle, name, "voronoi", name)
-            if name == "shared-linear":
-                _claimed(middle, data, 0.5, 0.5, _power(0.5, 0.5))
+        tied = [add(middle, name, "voronoi") for name in over if name != "independent"]
+        add(middle, "independent", "voronoi")
+        _claimed(middle, min(tied, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5)
         _frame(middle, "the parameters only where tied", _NAMES["voronoi"])
-        for name in over:
-            if name == "independent":
-                add(right, name, "atoms:multi", "independent, multi")
-                continue
-            multi = add(right, name, "atoms:multi", f"{name}, multi")
-            single = add(right, name, "atoms:single", f"{name}, single", marker="^", linestyle="-.")
-            if name == "shared-linear":
-                _claimed(right, multi, 0.25, 0.25, _power(0.25, 0.25), 1e5)
-                _claimed(right, single, 0.5, 0.5, _power(0.5, 0.5), 1e5)
-        _frame(right, "single cells 1/2, multi cells 1/4", "rms distance of atoms in a cell")
-        for axes in (left, middle, right):
-            low, high = axes.get_ylim()
-            axes.set_ylim(low / (30 if axes is right else 6), high)
-            axes.legend(loc="lower left", handlelength=1.8, labelspacing=0.25)
-        figure.supxlabel("2 true prefixes, 3 fitted. " + caption(next(iter(over.values()))), fontsize=6.5, color="0.3")
+        multi = [add(right, name, "atoms:multi") for name in over if name != "independent"]
+        add(right, "independent", "atoms:multi")
+        single = [
+            add(right, name, "atoms:single", marker="^", linestyle="-.") for name in over if name != "independent"
+        ]
+        _claimed(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
+        _claimed(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
+        _frame(right, "atoms: alone 1/2, sharing 1/4", "rms distance to the true atom")
+        shapes = [_handle("0.3", "several atoms a cell"), _handle("0.3", "one atom a cell", "^", "-.")]
+        _legend(figure, [_handle(STRUCTURES[name], name) for name in over] + shapes)
+        _note(figure, "2 true prefixes, 3 fitted. " + caption(next(iter(over.values()))))
     return figure, pd.concat(parts, ignore_index=True)
 
 
 def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Figure, pd.DataFrame]:
-    """Best, median and worst near-minimiser side by side: a median alone would confirm what is not there."""
+    """Best, median and worst near-minimiser side by side: a median alone hides what a mean shows."""
+    styles: dict[str, Any] = {
+        "near": ("#D55E00", "worst near-minimiser (mean)", "s", "-"),
+        "loss": ("#0072B2", "best fit (mean)", "o", "-"),
+        "median": ("#56B4E9", "best fit (median)", "v", ":"),
+    }
     parts = []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
-        for axes, (name, results) in zip(figure.subplots(1, 2, sharey=True), pair.items(), strict=True):
-            styles = {
-                "near": ("worst near-minimiser (mean)", {"marker": "s"}), "loss": ("best fit (mean)", {}),
-                "median": ("best fit (median)", {"marker": "v", "linestyle": ":"}),
-            }  # fmt: skip
-            for (of, (label, style)), alpha in zip(styles.items(), ("#D55E00", "#0072B2", "#56B4E9"), strict=True):
+        figure = Figure(figsize=(6.4, 3.3), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (name, results) in zip(panels, pair.items(), strict=True):
+            for of, (colour, _, marker, line) in styles.items():
                 data = curve(results, loss, of)
                 parts.append(data.assign(structure=name, loss=loss, statistic=of))
-                _draw(axes, data, alpha, label, **style)
-            _claimed(axes, curve(results, loss, "median"), 0.5, 0.5, _power(0.5, 0.5))
-            _frame(axes, f"{name}, 2 true prefixes, 3 fitted", _NAMES["voronoi"] if not parts[:-3] else "")
-            axes.legend(loc="lower left")
-        figure.supxlabel(
-            "near-minimisers: fits within 0.5 log-likelihood units of the best. " + caption(next(iter(pair.values()))),
-            fontsize=6, color="0.3",
-        )  # fmt: skip
+                _draw(axes, data, colour, marker=marker, linestyle=line)
+            _claimed(axes, parts[-1], 0.5, 0.5)
+            _frame(axes, f"{name}: 2 true prefixes, 3 fitted", _NAMES["voronoi"] if axes is panels[0] else "")
+        _legend(figure, [_handle(c, label, marker, line) for c, label, marker, line in styles.values()])
+        near = "Near-minimisers are fits within 0.5 log-likelihood units of the best. "
+        _note(figure, near + caption(next(iter(pair.values()))))
     return figure, pd.concat(parts, ignore_index=True)
 
 
@@ -197,10 +232,12 @@ def write_figures(done: dict[str, tuple[Results, list[Verdict]]], out: str | Pat
         paths.append(out / f"{name}.svg")
 
     for name, (results, verdicts) in done.items():
-        numbers = [curve(results, v.loss, of).assign(loss=v.loss, statistic=of) for v in verdicts for of in ("loss", "near")]
+        numbers = [
+            curve(results, v.loss, of).assign(loss=v.loss, statistic=of) for v in verdicts for of in ("loss", "near")
+        ]
         write(name, plot_rates(results, verdicts), pd.concat(numbers, ignore_index=True))
     over = {s: done[f"prefix-{s}-over"][0] for s in STRUCTURES if f"prefix-{s}-over" in done}
-    pair = {s: over[s] for s in ("shared-linear", "independent") if s in over}
+    pair: dict[str, Results] = {s: over[s] for s in ("shared-linear", "independent") if s in over}
     if len(pair) == 2:
         write("near-minimisers", *near_minimisers(pair))
     if len(over) == len(STRUCTURES):

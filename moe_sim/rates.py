@@ -147,9 +147,7 @@ def _read(claim: Claim, sizes, columns: list[np.ndarray], aggregate: str) -> _Re
     margin = claim.tolerance
     if claim.kind == "lower":
         verdict = "undecided"
-    elif excess.low > margin:
-        verdict = "refuted"
-    elif claim.kind == "exact" and excess.high < -margin:
+    elif excess.low > margin or (claim.kind == "exact" and excess.high < -margin):
         verdict = "refuted"
     elif excess.high <= margin and (claim.kind == "upper" or excess.low >= -margin):
         verdict = "supported"
@@ -182,16 +180,21 @@ def judge_claim(study: str, claim: Claim, start: str, aggregate: str, sizes, los
     certified = counts.pop("certified", 0)
     verdict, reason = _combine(claim, main, worst_near, low, high, evidence, len(sizes))
     return Verdict(
-        study, claim.loss, claim.kind, claim.exponent, claim.log_power, claim.tolerance, verdict, reason, start,
-        aggregate, [float(n) for n in sizes], main.mean, main.mcse, min((len(v) for v in loss), default=0),
-        int(sum(np.sum(~np.isfinite(v)) for v in loss)), certified / requested if requested else 0.0, dict(counts),
-        main.slope and main.slope.slope, main.slope and main.slope.interval, main.slope and main.slope.lack_of_fit,
-        {
+        claim=study, loss=claim.loss, kind=claim.kind, exponent=claim.exponent, log_power=claim.log_power,
+        margin=claim.tolerance, verdict=verdict, reason=reason, start=start, aggregate=aggregate,
+        sizes=[float(n) for n in sizes], mean=main.mean, mcse=main.mcse,
+        replicates=min((len(v) for v in loss), default=0),
+        without_value=int(sum(np.sum(~np.isfinite(v)) for v in loss)),
+        certified=certified / requested if requested else 0.0, uncertified=dict(counts),
+        slope=main.slope.slope if main.slope else None, interval=main.slope.interval if main.slope else None,
+        lack_of_fit=main.slope.lack_of_fit if main.slope else None,
+        near_minimiser={
             "mean": worst_near.mean, "mcse": worst_near.mcse, "verdict": worst_near.verdict,
-            "slope": worst_near.slope and worst_near.slope.slope,
-            "interval": worst_near.slope and worst_near.slope.interval,
+            "slope": worst_near.slope.slope if worst_near.slope else None,
+            "interval": worst_near.slope.interval if worst_near.slope else None,
         },
-        {"best": low.verdict, "worst": high.verdict}, _needed(claim, [main, worst_near], loss, verdict), evidence,
+        imputed={"best": low.verdict, "worst": high.verdict},
+        replicates_needed=_needed(claim, [main, worst_near], loss, verdict), evidence=evidence,
     )  # fmt: skip
 
 
@@ -246,10 +249,16 @@ def judge(results) -> list[Verdict]:
     column = lambda name: [group[name].to_numpy() for group in groups]  # noqa: E731
     return [
         judge_claim(
-            study.name, claim, study.problem.options.start, losses[claim.loss].aggregate, sizes,
-            column(f"loss:{claim.loss}"), column(f"near:{claim.loss}"), column("certificate"),
+            study.name,
+            claim,
+            study.problem.options.start,
+            losses[claim.loss].aggregate,
+            sizes,
+            column(f"loss:{claim.loss}"),
+            column(f"near:{claim.loss}"),
+            column("certificate"),
             results.evidence.get(claim.loss),
-        )  # fmt: skip
+        )
         for claim in study.claims
     ]
 

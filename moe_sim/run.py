@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -87,8 +89,6 @@ def load_results(path: str | Path) -> Results:
 
 
 def _study_of(text: str, path) -> Study:
-    import tomllib
-
     try:
         return Study(**tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
@@ -135,7 +135,7 @@ def _fit_columns(fits: Fits) -> dict[str, Any]:
 def _estimate_columns(fitter: Fitter, theta: np.ndarray) -> dict[str, np.ndarray]:
     """``estimate:prefix[0,1]`` and so on, in the order of the flat vector."""
     names: dict[int, str] = {}
-    for name, position in fitter.unflatten(np.arange(theta.shape[1])).items():
+    for name, position in fitter.unflatten(jnp.arange(theta.shape[1])).items():
         for where, k in np.ndenumerate(np.asarray(position)):
             names[int(k)] = f"estimate:{name}[{','.join(map(str, where))}]"
     return {names[k]: theta[:, k] for k in range(theta.shape[1])}

@@ -91,7 +91,9 @@ class RunFolder:
             write(temporary)
             os.replace(temporary, target)
         except OSError as error:
-            raise InputError(f"{target} cannot be written ({error.strerror}): pass an --out that you may write to") from None
+            raise InputError(
+                f"{target} cannot be written ({error.strerror}): pass an --out that you may write to"
+            ) from None
         finally:
             if os.path.lexists(temporary):
                 os.unlink(temporary)

@@ -66,7 +66,9 @@ class Study:
         _keys("", tables, {"name", "model", "truth", "law", "fit", "sample", "claim"})
         for name in ("name", "model", "truth", "law", "fit", "sample"):
             if name not in tables:
-                raise InputError(f"the study has no {name}: add {'name = ...' if name == 'name' else f'a [{name}] table'}")
+                raise InputError(
+                    f"the study has no {name}: add {'name = ...' if name == 'name' else f'a [{name}] table'}"
+                )
             if name != "name" and not isinstance(tables[name], dict):
                 raise InputError(f"{name} = {tables[name]!r} is no table: write [{name}] and its keys below it")
         if not isinstance(tables["name"], str) or not tables["name"]:
@@ -126,7 +128,9 @@ def load_study(source: str | Path) -> Study:
     try:
         text = path.read_text()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): pass a study file or the name of a claim") from None
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): pass a study file or the name of a claim"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text: pass a study file in TOML") from None
     try:
@@ -137,7 +141,9 @@ def load_study(source: str | Path) -> Study:
 
 def registry() -> list[str]:
     """Names of the claims that come with the package."""
-    return sorted(entry.name.removesuffix(".toml") for entry in _claims_folder().iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in _claims_folder().iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def _claims_folder():
@@ -167,11 +173,14 @@ def _build(tables: dict[str, Any]) -> Problem:
     parameters = sum(int(np.prod(shape)) for shape in model.shapes(options.atoms).values())
     if law.finite and len(law.nodes()[1]) < parameters:
         raise InputError(
-            f"law.points = {tables['law'].get('points')} gives {len(law.nodes()[1])} points for {parameters} parameters: "
+            f"law.points = {tables['law'].get('points', 'default')} gives {len(law.nodes()[1])} points for "
+            f"{parameters} parameters: "
             "raise law.points or lower fit.atoms"
         )
     names = standard_losses(model.exponents)
-    names += [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c and c["loss"] not in names]
+    names += [
+        c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c and c["loss"] not in names
+    ]
     return Problem(
         model, truth, law, options, [parse_loss(name, model.exponents, model.gauge) for name in names], mode,
         _sizes(sample), whole("sample.replicates", _need("sample", sample, "replicates"), 2, 10**7),
@@ -182,7 +191,9 @@ def _build(tables: dict[str, Any]) -> Problem:
 def _fit(table: dict[str, Any]) -> FitOptions:
     _keys("fit", table, FIT_KEYS)
     atoms = whole("fit.atoms", _need("fit", table, "atoms"), 1)
-    estimator = one_of("fit.estimator", table.get("estimator", "least-squares"), ("least-squares", "gradient", "em", "mle"))
+    estimator = one_of(
+        "fit.estimator", table.get("estimator", "least-squares"), ("least-squares", "gradient", "em", "mle")
+    )
     if estimator in ("em", "mle"):
         raise InputError(
             f"fit.estimator = {estimator!r} needs a likelihood model, and prefix is a regression model: "
@@ -190,7 +201,9 @@ def _fit(table: dict[str, Any]) -> FitOptions:
         )
     gradient = {"optimizer", "learning_rate"} & set(table)
     if gradient and estimator != "gradient":
-        raise InputError(f"fit.{min(gradient)} belongs to fit.estimator = 'gradient': leave it out, or change the estimator")
+        raise InputError(
+            f"fit.{min(gradient)} belongs to fit.estimator = 'gradient': leave it out, or change the estimator"
+        )
     solver: dict[str, Any] = {}
     if "optimizer" in table:
         solver["optimizer"] = one_of("fit.optimizer", table["optimizer"], OPTIMIZERS)
@@ -200,7 +213,8 @@ def _fit(table: dict[str, Any]) -> FitOptions:
     return FitOptions(
         atoms, estimator, one_of("fit.start", table.get("start", "data"), RULES),
         whole("fit.starts", table.get("starts", 8), 1, 10**4), whole("fit.budget", table.get("budget", 4), 1, 100),
-        number("fit.bound", table.get("bound", 6.0), 1e-6), number("fit.bias_bound", table.get("bias_bound", 3.0), 1e-6),
+        number("fit.bound", table.get("bound", 6.0), 1e-6),
+        number("fit.bias_bound", table.get("bias_bound", 3.0), 1e-6),
         whole("fit.max_iterations", table.get("max_iterations", 300 if estimator == "least-squares" else 5000), 1),
         number("fit.spread", table["spread"], 0.0) if "spread" in table else None, solver,
     )  # fmt: skip
@@ -214,7 +228,9 @@ def _truth(model: RegressionModel, table: dict[str, Any], options: FitOptions) -
     if len(masses) == 0:
         raise InputError(f"truth.{model.mass} is empty: a truth has at least one atom")
     if options.atoms < len(masses):
-        raise InputError(f"fit.atoms = {options.atoms} is fewer than the {len(masses)} true atoms: pass at least {len(masses)}")
+        raise InputError(
+            f"fit.atoms = {options.atoms} is fewer than the {len(masses)} true atoms: pass at least {len(masses)}"
+        )
     found = {}
     for name, shape in model.shapes(len(masses)).items():
         value = defaults[name] if name in defaults and name not in table else _need("truth", table, name)
@@ -247,7 +263,10 @@ def _claim(index: int, table: Any, problem: Problem) -> Claim:
     if not isinstance(table, dict):
         raise InputError(f"{where} = {table!r} is no table: write [[claim]] and its keys below it")
     _keys(where, table, CLAIM_KEYS)
-    loss, kind = _need(where, table, "loss"), one_of(f"{where}.kind", table.get("kind", "upper"), ("upper", "exact", "lower"))
+    loss, kind = (
+        _need(where, table, "loss"),
+        one_of(f"{where}.kind", table.get("kind", "upper"), ("upper", "exact", "lower")),
+    )
     if kind != "lower":
         _need(where, table, "exponent")
     exponent = number(f"{where}.exponent", table["exponent"], 1e-6, 100) if "exponent" in table else None
@@ -283,7 +302,9 @@ def _nested_keys(where: str, table: dict[str, Any], known: dict[str, Any]) -> No
     for key, inner in known.items():
         if inner is not None and key in table:
             if not isinstance(table[key], dict):
-                raise InputError(f"{where}.{key} = {table[key]!r} is no table: write [{where}.{key}] and its keys below it")
+                raise InputError(
+                    f"{where}.{key} = {table[key]!r} is no table: write [{where}.{key}] and its keys below it"
+                )
             _nested_keys(f"{where}.{key}", table[key], inner)
 
 

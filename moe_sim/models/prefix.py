@@ -88,16 +88,15 @@ class PrefixModel(RegressionModel):
     @property
     def width(self) -> int:
         """Dimension of one prefix (tied structures)."""
-        network = self.key_network
-        return self.key_projection.shape[1] if network is None else network.shape[1]
+        maps = self.key_network if self.key_network is not None else self.key_projection
+        return maps.shape[1]
 
     def shapes(self, atoms):
         if self.structure == "independent":
             d_key, d_value = self.key_projection.shape[1], self.value_projection.shape[1]
             return {"bias": (atoms,), "key": (atoms, d_key), "value": (atoms, d_value)}
         found: dict[str, tuple[int, ...]] = {"bias": (atoms,), "prefix": (atoms, self.width)}
-        if self.network_bound is not None:
-            found |= {"W1": self.key_network.shape, "W2": self.value_network.shape}
+        found |= {name: value.shape for name, value in self.known().items()}
         return found
 
     def box(self, atoms, bound, bias_bound):
@@ -106,7 +105,9 @@ class PrefixModel(RegressionModel):
         return {name: -value for name, value in upper.items()}, upper
 
     def known(self):
-        return {} if self.network_bound is None else {"W1": self.key_network, "W2": self.value_network}
+        if self.network_bound is None or self.key_network is None or self.value_network is None:
+            return {}
+        return {"W1": self.key_network, "W2": self.value_network}
 
     def _networks(self, params):
         return params.get("W1", self.key_network), params.get("W2", self.value_network)
@@ -193,7 +194,7 @@ def build(table: dict) -> PrefixModel:
         extra["activation"] = one_of("model.network.activation", network.get("activation", "tanh"), ACTIVATIONS)
         if network.get("learned", False):
             extra["network_bound"] = number("model.network.bound", network.get("bound", 3.0), 0.0)
-    return PrefixModel(structure, noise, _build_frozen(table.get("frozen", {}), *B.shape[:1], C.shape[0]), B, C, **extra)
+    return PrefixModel(structure, noise, _build_frozen(table.get("frozen", {}), B.shape[0], C.shape[0]), B, C, **extra)
 
 
 def _build_frozen(table: dict, dimension: int, outputs: int) -> Frozen:

@@ -27,7 +27,7 @@ class Status(IntEnum):
             Status.CONVERGED: "A full step promises less than the tolerance, and no direction curves downwards.",
             Status.FLAT: "A flat valley: the last steps together gained less than 0.001 log-likelihood units, and the "
             "next promises less than a tenth of that.",
-            Status.MAX_ITERATIONS: "The iteration limit came first: raise fit.max_iterations, or fit from other starts.",
+            Status.MAX_ITERATIONS: "The iteration limit came first: raise fit.max_iterations or use other starts.",
             Status.STALLED: "No step lowers the objective although the model promises it: rounding, or a function "
             "that is not smooth here. Believe the certificate, not the point.",
             Status.NOT_FINITE: "The objective or its gradient is not finite: move the start or tighten the bounds.",

@@ -10,6 +10,7 @@ stretched (theory_notes/solver.md has the measurements).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -70,24 +71,25 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
         predicted = -(s.gradient @ step + 0.5 * step @ matrix @ step)
         settled = interior & (predicted <= tolerance + _GRAIN * jnp.abs(s.objective))
         # Gauss-Newton may not end the search: only the exact Hessian tells a minimum from a saddle.
-        end = lambda: jax.lax.cond(s.exact, lambda: s._replace(status=jnp.array(int(Status.CONVERGED))), lambda: sharpen(s))  # noqa: E731
+        done = s._replace(status=jnp.array(int(Status.CONVERGED)))
+        end = partial(jax.lax.cond, s.exact, lambda: done, lambda: sharpen(s))
         return jax.lax.cond(settled, end, lambda: attempt(s, step, predicted, interior, least))
 
     def look(theta):
         return theta, *passes.first(theta, sample)
 
-    def correct(theta, objective, gradient, gram, scale, length):
+    def correct(trial, scale, length):
         """One short Gauss-Newton step from the trial point, back to the floor of the valley; kept if lower."""
-        move, _, _ = box_step(theta, objective, gradient, gram, scale, _CORRECTOR * length, lower, upper)
-        found = look(jnp.clip(theta + move, lower, upper))
-        return jax.tree.map(lambda a, b: jnp.where(found[1] < objective, a, b), found, (theta, objective, gradient, gram))
+        move, _, _ = box_step(trial[0], trial[1], trial[2], trial[3], scale, _CORRECTOR * length, lower, upper)
+        found = look(jnp.clip(trial[0] + move, lower, upper))
+        return jax.tree.map(lambda new, old: jnp.where(found[1] < trial[1], new, old), found, trial)
 
     def attempt(s: _State, step, predicted, interior, least) -> _State:
         stretch = jnp.where(interior, s.stretch, 1.0)
         trial = look(jnp.clip(s.theta + stretch * step, lower, upper))
         length = jnp.linalg.norm((trial[0] - s.theta) * s.scale)
         doubtful = ((s.objective - trial[1] < _POOR * predicted) | (stretch > 1)) & _finite(*trial[1:3])
-        trial = jax.lax.cond(doubtful, lambda: correct(*trial, s.scale, length), lambda: trial)
+        trial = jax.lax.cond(doubtful, lambda: correct(trial, s.scale, length), lambda: trial)
         theta, objective, gradient, gram = trial
         length = jnp.linalg.norm((theta - s.theta) * s.scale)
         ratio = (s.objective - objective) / predicted

@@ -18,7 +18,9 @@ from moe_sim.models.base import Parameters, RegressionModel
 SAME = 1e-12  # L2 distance below which two functions are the same to rounding
 
 
-def two_point(model: RegressionModel, truth: Parameters, law: Law, options: FitOptions, losses: list[Loss], flatten, unflatten):
+def two_point(
+    model: RegressionModel, truth: Parameters, law: Law, options: FitOptions, losses: list[Loss], flatten, unflatten
+):
     """``{loss name: evidence}`` for each loss, from the widest degenerate split that the parameter box allows.
 
     Evidence: the pair's loss, its L2 distance, the split (atom, step) and whether they are ``separated`` (the
