@@ -62,23 +62,21 @@ def box_step(theta, objective, gradient, matrix, scale, radius, lower, upper):
     blocked = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
     noise = 10 * _EPS * jnp.sqrt(2 * jnp.abs(objective))
 
-    def solve(fixed, step):
-        pinned = jnp.where(fixed, step, 0.0)
-        found, interior, least = ball_step(gradient + matrix @ pinned, matrix, scale, ~fixed, radius, noise)
-        return jnp.where(fixed, pinned, found), interior, least
+    def over(step):
+        return (theta + step < lower) | (theta + step > upper)
 
-    def clipped(step):
-        return jnp.clip(theta + step, lower, upper) - theta
+    def solve(carry):
+        fixed, step, _, least, k = carry
+        fixed = fixed | over(step)
+        pinned = jnp.where(fixed, jnp.clip(theta + step, lower, upper) - theta, 0.0)
+        found, interior, lowest = ball_step(gradient + matrix @ pinned, matrix, scale, ~fixed, radius, noise)
+        # The least eigenvalue is that of the first model, before the step's own bounds took variables out.
+        return fixed, jnp.where(fixed, pinned, found), interior, jnp.where(k == 0, lowest, least), k + 1
 
     def crossing(carry):
         fixed, step, _, _, k = carry
-        return jnp.any(((theta + step < lower) | (theta + step > upper)) & ~fixed) & (k < 4)
+        return (k == 0) | (jnp.any(over(step) & ~fixed) & (k < 5))
 
-    def again(carry):
-        fixed, step, _, _, k = carry
-        fixed = fixed | (theta + step < lower) | (theta + step > upper)
-        return fixed, *solve(fixed, clipped(step)), k + 1
-
-    begin = (blocked, *solve(blocked, jnp.zeros_like(theta)), 0)
-    _, step, interior, _, _ = jax.lax.while_loop(crossing, again, begin)
-    return clipped(step), interior, begin[3]
+    begin = (blocked, jnp.zeros_like(theta), jnp.array(False), jnp.zeros(()), 0)
+    _, step, interior, least, _ = jax.lax.while_loop(crossing, solve, begin)
+    return jnp.clip(theta + step, lower, upper) - theta, interior, least

@@ -10,7 +10,6 @@ stretched (theory_notes/solver.md has the measurements).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -62,7 +61,7 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
         )  # fmt: skip
 
     def sharpen(s: _State) -> _State:
-        """Take the exact Hessian into use at the same point."""
+        """Take the exact Hessian into use at this point."""
         return s._replace(curvature=passes.curvature(s.theta, sample), exact=jnp.array(True), passes=s.passes + 1)
 
     def advance(s: _State) -> _State:
@@ -71,26 +70,39 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
         predicted = -(s.gradient @ step + 0.5 * step @ matrix @ step)
         settled = interior & (predicted <= tolerance + _GRAIN * jnp.abs(s.objective))
         # Gauss-Newton may not end the search: only the exact Hessian tells a minimum from a saddle.
-        done = s._replace(status=jnp.array(int(Status.CONVERGED)))
-        end = partial(jax.lax.cond, s.exact, lambda: done, lambda: sharpen(s))
-        return jax.lax.cond(settled, end, lambda: attempt(s, step, predicted, interior, least))
+        end = s._replace(status=jnp.where(s.exact, Status.CONVERGED, RUNNING))
+        new, moved = jax.lax.cond(settled, lambda: (end, False), lambda: attempt(s, step, predicted, interior, least))
+        stale = (settled | new.exact) & (moved | ~s.exact) & (new.status == RUNNING)
+        return jax.lax.cond(stale, sharpen, lambda new: new, new)
 
-    def look(theta):
-        return theta, *passes.first(theta, sample)
+    def look(s: _State, theta, predicted, again):
+        """Passes at a trial point and, if it is doubtful, at a corrected one; the lower of the two.
 
-    def correct(trial, scale, length):
-        """One short Gauss-Newton step from the trial point, back to the floor of the valley; kept if lower."""
-        move, _, _ = box_step(trial[0], trial[1], trial[2], trial[3], scale, _CORRECTOR * length, lower, upper)
-        found = look(jnp.clip(trial[0] + move, lower, upper))
-        return jax.tree.map(lambda new, old: jnp.where(found[1] < trial[1], new, old), found, trial)
+        The corrector is one short Gauss-Newton step from the trial point, back to the floor of the valley.
+        """
 
-    def attempt(s: _State, step, predicted, interior, least) -> _State:
+        def corrected(theta, objective, gradient, gram):
+            reach = _CORRECTOR * jnp.linalg.norm((theta - s.theta) * s.scale)
+            move, _, _ = box_step(theta, objective, gradient, gram, s.scale, reach, lower, upper)
+            return jnp.clip(theta + move, lower, upper)
+
+        def one(carry):
+            trial, _, k = carry
+            point = jax.lax.cond(k == 0, lambda: theta, lambda: corrected(*trial))
+            found = (point, *passes.first(point, sample))
+            kept = jax.tree.map(lambda new, old: jnp.where((k == 0) | (found[1] < trial[1]), new, old), found, trial)
+            doubtful = ((s.objective - found[1] < _POOR * predicted) | again) & _finite(*found[1:3])
+            return kept, doubtful, k + 1
+
+        first = (theta, s.objective, s.gradient, s.gram)
+        trial, _, k = jax.lax.while_loop(lambda c: (c[2] == 0) | (c[1] & (c[2] < 2)), one, (first, jnp.array(True), 0))
+        return *trial, k
+
+    def attempt(s: _State, step, predicted, interior, least) -> tuple[_State, jax.Array]:
+        """Try the step; returns the new state and whether it moved."""
         stretch = jnp.where(interior, s.stretch, 1.0)
-        trial = look(jnp.clip(s.theta + stretch * step, lower, upper))
-        length = jnp.linalg.norm((trial[0] - s.theta) * s.scale)
-        doubtful = ((s.objective - trial[1] < _POOR * predicted) | (stretch > 1)) & _finite(*trial[1:3])
-        trial = jax.lax.cond(doubtful, lambda: correct(trial, s.scale, length), lambda: trial)
-        theta, objective, gradient, gram = trial
+        target = jnp.clip(s.theta + stretch * step, lower, upper)
+        theta, objective, gradient, gram, spent = look(s, target, predicted, stretch > 1)
         length = jnp.linalg.norm((theta - s.theta) * s.scale)
         ratio = (s.objective - objective) / predicted
         good = _finite(objective, gradient) & (predicted > 0) & (ratio > 1e-4)
@@ -118,9 +130,9 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
         new = _State(
             keep(theta, s.theta), reached, keep(gradient, s.gradient), keep(gram, s.gram), s.curvature, exact,
             jnp.maximum(s.scale, keep(scaling(gram), s.scale)), radius, stretch, jnp.where(due, reached, s.mark),
-            status, iterations, s.passes + 1 + doubtful,
+            status, iterations, s.passes + spent,
         )  # fmt: skip
-        return jax.lax.cond(exact & (good | ~s.exact) & (status == RUNNING), sharpen, lambda new: new, new)
+        return new, good
 
     end = jax.lax.while_loop(lambda s: s.status == RUNNING, advance, begin(jnp.clip(start, lower, upper)))
     return Solution(end.theta, end.objective, end.status, end.iterations, end.passes)

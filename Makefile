@@ -1,0 +1,26 @@
+# make run: install what a study needs and reproduce the figures. make test: install the test tools and run everything CI runs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+run: .venv/run
+	$(BIN)/moe-sim figures
+
+test: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
+
+.venv/run: pyproject.toml constraints.txt | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	touch $@
+
+.venv/test: pyproject.toml constraints.txt | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
+	touch $@ .venv/run
+
+$(BIN)/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.PHONY: run test
