@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 
 from moe_sim import starts as start_rules
 from moe_sim.errors import InputError
-from moe_sim.lanes import batching, lane_function
+from moe_sim.lanes import LaneFunction, batching
 from moe_sim.laws import Law
 from moe_sim.losses import Loss, evaluate
 from moe_sim.models.base import Parameters, RegressionModel
@@ -125,14 +125,19 @@ class Fitter:
             promised, least = still_promised(passes, sample, theta, self.lower, self.upper)
             return passes.value(theta, sample), promised, least
 
-        self._improve, self._solve, self._certify = (lane_function(f, self.how) for f in (improve, solve, certify))
-        self._at_truth = lane_function(
-            lambda samples, lane: at_truth.value(jnp.zeros(0), pick(samples, lane)), self.how
-        )
+        self._improve, self._solve, self._certify = (LaneFunction(f, self.how) for f in (improve, solve, certify))
+        self._at_truth = LaneFunction(lambda samples, lane: at_truth.value(jnp.zeros(0), pick(samples, lane)), self.how)
 
     def flatten(self, params: Parameters) -> np.ndarray:
         """Named parameters as a flat vector (P,)."""
         return np.asarray(ravel_pytree(params)[0])
+
+    def jobs(self, samples) -> list[tuple[LaneFunction, Any, Any]]:
+        """What there is to compile for samples of this shape (see ``lanes.compile_together``)."""
+        first, theta = np.zeros(1, int), np.asarray(self.lower)[None]
+        candidates = self.starting_points([np.random.SeedSequence(0)])[0, :1]
+        pairs = [(self._solve, theta), (self._certify, theta), (self._improve, candidates)]
+        return [(f, samples, (first, lane)) for f, lane in pairs] + [(self._at_truth, samples, first)]
 
     def starting_points(self, seeds: list[np.random.SeedSequence]) -> np.ndarray:
         """Candidates (R, starts, C, P) of one round, one seed a replicate."""
@@ -213,8 +218,8 @@ def _head(sample) -> StoredSample:
     return sample if _is_small(sample) else StoredSample(*(leaf[None] for leaf in sample.chunk(0)))
 
 
-def loss_function(model: RegressionModel, truth: Parameters, law: Law, losses: list[Loss], unflatten) -> Callable:
-    """``run(thetas (K, P)) -> {loss name: (K,)}``: every loss of every fit, on all devices."""
+def loss_function(model: RegressionModel, truth: Parameters, law: Law, losses: list[Loss], unflatten) -> LaneFunction:
+    """Call it with ``(None, thetas (K, P))`` for ``{loss name: (K,)}``: every loss of every fit, on all devices."""
     points, weights = (jnp.asarray(v) for v in law.nodes())
     target = jax.vmap(lambda x: model.mean(truth, x))(points)
     true_measure = model.measure(truth)
@@ -228,5 +233,4 @@ def loss_function(model: RegressionModel, truth: Parameters, law: Law, losses: l
             loss.name: function if loss.kind == "function" else evaluate(loss, measure, true_measure) for loss in losses
         }
 
-    run = lane_function(one)
-    return lambda thetas: run(0.0, thetas)
+    return LaneFunction(one)

@@ -8,6 +8,8 @@ rounds of capped length after which the unfinished lanes are gathered (see ``fit
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,39 +24,51 @@ def batching() -> str:
     return "map" if jax.default_backend() == "cpu" else "vmap"
 
 
-def lane_function(one: Callable, how: str | None = None) -> Callable:
-    """Batch ``one(shared, lane) -> pytree`` over lanes: ``run(shared, lanes)``.
+class LaneFunction:
+    """``one(shared, lane) -> pytree`` over lanes: call it with ``(shared, lanes)``.
 
     ``lanes`` is a pytree of arrays with a common first axis, of any length; it is cut in blocks of one fixed
     shape, the last one padded with lanes that are skipped. Results come back as numpy arrays.
     """
-    how = how or batching()
-    devices = jax.devices()
-    mesh = Mesh(np.asarray(devices), ("lane",))
 
-    def guarded(shared, lane):
-        active, content = lane
-        shape = jax.eval_shape(one, shared, content)
-        empty = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)  # noqa: E731
-        return jax.lax.cond(active, lambda: one(shared, content), empty)
+    def __init__(self, one: Callable, how: str | None = None):
+        how = how or batching()
+        devices = jax.devices()
+        self._size = BLOCK - BLOCK % len(devices)
 
-    def shard(shared, lanes):
-        if how == "map":
-            return jax.lax.map(lambda lane: guarded(shared, lane), lanes)
-        return jax.vmap(lambda lane: one(shared, lane))(lanes[1])
+        def guarded(shared, lane):
+            active, content = lane
+            shape = jax.eval_shape(one, shared, content)
+            empty = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)  # noqa: E731
+            return jax.lax.cond(active, lambda: one(shared, content), empty)
 
-    split = PartitionSpec("lane")
-    call = jax.jit(jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False))
+        def shard(shared, lanes):
+            if how == "map":
+                return jax.lax.map(lambda lane: guarded(shared, lane), lanes)
+            return jax.vmap(lambda lane: one(shared, lane))(lanes[1])
 
-    def run(shared, lanes):
+        mesh, split = Mesh(np.asarray(devices), ("lane",)), PartitionSpec("lane")
+        spread = jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False)
+        self._call = jax.jit(spread)
+
+    def __call__(self, shared, lanes):
         count = len(jax.tree.leaves(lanes)[0])
-        size = BLOCK - BLOCK % len(devices)
-        found = []
-        for first in range(0, count, size):
-            index = np.arange(first, first + size)
-            block = jax.tree.map(lambda v: v[np.minimum(index, count - 1)], lanes)  # noqa: B023
-            out = jax.device_get(call(shared, (jnp.asarray(index < count), block)))
-            found.append(jax.tree.map(lambda v: v[: count - first], out))  # noqa: B023
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        firsts = range(0, count, self._size)
+        found = [self._block(shared, lanes, first, count) for first in firsts]
+        parts = [jax.tree.map(lambda v, f=first: v[: count - f], out) for first, out in zip(firsts, found, strict=True)]
+        return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
-    return run
+    def compile(self, shared, lanes) -> None:
+        """Compile for lanes of this kind, without running any."""
+        self._block(shared, lanes, 0, 0)
+
+    def _block(self, shared, lanes, first: int, count: int):
+        index = np.arange(first, first + self._size)
+        block = jax.tree.map(lambda v: v[np.minimum(index, len(v) - 1)], lanes)
+        return jax.device_get(self._call(shared, (jnp.asarray(index < count), block)))
+
+
+def compile_together(jobs: list[tuple[LaneFunction, Any, Any]]) -> None:
+    """Compile ``(function, shared, lanes)`` jobs side by side: each compilation keeps one core busy."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda job: job[0].compile(job[1], job[2]), jobs))

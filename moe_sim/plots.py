@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
-from scipy import stats
+from scipy.special import ndtri
 
 from moe_sim.errors import InputError
 from moe_sim.rates import LEVEL, Verdict, summarise
@@ -25,7 +25,7 @@ STYLE: Any = {
     "lines.markersize": 3.5, "svg.hashsalt": "moe_sim", "svg.fonttype": "path", "legend.frameon": False,
     "mathtext.fontset": "dejavusans",
 }  # fmt: skip
-_Z = stats.norm.ppf((1 + LEVEL) / 2)
+_Z = ndtri((1 + LEVEL) / 2)
 _NAMES = {
     "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", "voronoi": r"Voronoi loss $D(\hat G, G_*)$",
     "mass": "error of the cell masses", "atoms:single": "rms distance, single-atom cells",

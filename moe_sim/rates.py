@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtrc, ndtri
 
 LEVEL = 0.95
 MARGIN = 0.1  # default margin of a claim, as a part of its exponent
@@ -86,9 +86,9 @@ def fit_slope(n, mean, mcse, log_shape=None) -> Slope:
     centred = x - np.average(x, weights=weight)
     information = np.sum(weight * centred**2)
     slope = float(np.sum(weight * centred * y) / information)
-    half = float(stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(information))
+    half = float(ndtri((1 + LEVEL) / 2) / np.sqrt(information))
     residual = y - np.average(y, weights=weight) - slope * centred
-    lack = float(stats.chi2.sf(np.sum((residual / error) ** 2), len(x) - 2))
+    lack = float(chdtrc(len(x) - 2, np.sum((residual / error) ** 2)))
     return Slope(slope, slope - half, slope + half, lack)
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from moe_sim.errors import InputError
 from moe_sim.fitting import CERTIFICATES, Fits, Fitter, loss_function
+from moe_sim.lanes import LaneFunction, compile_together
 from moe_sim.sampling import exact_samples, streamed_samples, streamer
 from moe_sim.solvers.solution import Status
 from moe_sim.store import RunFolder
@@ -62,19 +64,22 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     if folder is not None:
         folder.write_evidence(evidence)
     draw = streamer(problem.model, problem.truth, problem.law)
+    todo = [(n, np.arange(start, min(start + CHUNK, problem.replicates))) for n in problem.sizes
+            for start in range(folder.replicates(n) if folder else 0, problem.replicates, CHUNK)]  # fmt: skip
+    if todo:
+        samples = _samples(study, draw, *todo[0])
+        compile_together([*fitter.jobs(samples), (losses, None, np.asarray(fitter.lower)[None])])
     frames = []
-    for n in problem.sizes:
-        first = folder.replicates(n) if folder is not None else 0
-        good = 0
-        for start in range(first, problem.replicates, CHUNK):
-            index = np.arange(start, min(start + CHUNK, problem.replicates))
-            frame = _chunk(study, fitter, losses, draw, n, index)
-            if folder is not None:
-                folder.write_chunk(n, start, frame)
-            frames.append(frame)
-            good += int((frame["certificate"] == "certified").sum())
-            if progress is not None:
-                progress(Progress(n, int(index[-1]) + 1, problem.replicates, good / (index[-1] + 1 - first)))
+    good: dict[int, list[bool]] = {}
+    for n, index in todo:
+        frame = _chunk(study, fitter, losses, draw, n, index)
+        if folder is not None:
+            folder.write_chunk(n, int(index[0]), frame)
+        frames.append(frame)
+        certified = good.setdefault(n, [])
+        certified.extend(frame["certificate"] == "certified")
+        if progress is not None:
+            progress(Progress(n, int(index[-1]) + 1, problem.replicates, float(np.mean(certified))))
     if folder is not None:
         return load_results(folder.path)
     return Results(study, pd.concat(frames, ignore_index=True), evidence)
@@ -100,20 +105,29 @@ def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.ran
     return [np.random.SeedSequence([study.problem.seed, *words, int(r)]) for r in index]
 
 
-def _chunk(study: Study, fitter: Fitter, losses: Callable, draw, n: int, index: np.ndarray) -> pd.DataFrame:
-    """One row a replicate. The data do not depend on ``[fit]``, so start rules meet the same samples."""
-    p = study.problem
-    data_seeds = _seeds(study, n, index, "model", "truth", "law")
+def _samples(study: Study, draw: Callable, n: int, index: np.ndarray):
+    """Samples of these replicates, padded to CHUNK by copies that are never fitted: one shape, one compilation.
+
+    They do not depend on ``[fit]``, so all start rules and estimators meet the same samples.
+    """
+    p, seeds = study.problem, _seeds(study, n, index, "model", "truth", "law")
     if p.mode == "exact":
-        samples = exact_samples(p.model, p.truth, p.law, n, data_seeds)
+        samples = exact_samples(p.model, p.truth, p.law, n, seeds)
     else:
-        samples = streamed_samples(n, data_seeds, draw)
-    fits = fitter.fit(samples, _seeds(study, n, index, "model", "truth", "law", "fit"))
+        samples = streamed_samples(n, seeds, draw)
+    fill = np.minimum(np.arange(CHUNK), len(index) - 1)
+    return jax.tree.map(lambda leaf: leaf[fill], samples)
+
+
+def _chunk(study: Study, fitter: Fitter, losses: LaneFunction, draw: Callable, n: int, index: np.ndarray):
+    """A data frame with one row a replicate."""
+    seeds = _seeds(study, n, index, "model", "truth", "law", "fit")
+    fits = fitter.fit(_samples(study, draw, n, index), seeds)
     columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
-    columns |= {f"loss:{name}": value for name, value in losses(fits.theta).items()}
+    columns |= {f"loss:{name}": value for name, value in losses(None, fits.theta).items()}
     counts = np.array([len(near) for near in fits.near])
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    for name, value in losses(np.concatenate(fits.near)).items():
+    for name, value in losses(None, np.concatenate(fits.near)).items():
         # The worst of the near-minimisers; those without such an atom (NaN) do not speak.
         worst = np.maximum.reduceat(np.where(np.isnan(value), -np.inf, value), first)
         columns[f"near:{name}"] = np.where(np.isneginf(worst), np.nan, worst)

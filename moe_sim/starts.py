@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import qmc
 
 from moe_sim.errors import InputError
 from moe_sim.models.base import RegressionModel
@@ -25,6 +24,8 @@ def candidates(rule, model: RegressionModel, truth, atoms, lower, upper, starts,
     """
     rng = np.random.Generator(np.random.Philox(seed))
     if rule == "data":
+        from scipy.stats import qmc  # half a second that only this rule needs
+
         sampler = qmc.Sobol(len(lower), scramble=True, rng=rng)
         needed = starts * CANDIDATES
         points = sampler.random_base2(int(np.ceil(np.log2(needed))))[:needed]

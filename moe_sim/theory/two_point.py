@@ -45,7 +45,7 @@ def two_point(
     if not pairs:
         return {}
     function = Loss("function", "function")
-    measured = loss_function(model, truth, law, [*losses, function], unflatten)(np.stack([p[2] for p in pairs]))
+    measured = loss_function(model, truth, law, [*losses, function], unflatten)(None, np.stack([p[2] for p in pairs]))
     found_evidence: dict[str, dict[str, Any]] = {}
     for loss in losses:
         k = int(np.nanargmax(measured[loss.name]))
