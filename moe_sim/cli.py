@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import moe_sim as ms
-from moe_sim.errors import InputError, number, whole
+from moe_sim.errors import InputError, number, one_of, whole
 from moe_sim.run import Progress
 
 app = typer.Typer(
@@ -46,6 +46,10 @@ def run(
         seed=None if seed is None else whole("--seed", _number("--seed", seed)),
         quick=quick,
     )
+    if require is not None:
+        one_of("--require", require, ("supported", "refuted", "undecided"))
+        if not found.claims:
+            raise InputError(f"--require {require}: the study has no claims, add a [[claim]] table")
     folder = out or RUNS / found.name
     results = ms.run(found, folder, _report(found))
     verdicts = ms.judge(results)
@@ -110,19 +114,19 @@ def figures(
 def main() -> None:
     """Entry point: bad input becomes one line and exit status 2, Ctrl-C status 130."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False) or 0  # outside standalone mode a typer.Exit comes back as its status
     except InputError as error:
         _fail(str(error))
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        err_console.print("interrupted: what was done is kept, the same command goes on from there")
-        sys.exit(130)
+        status = 130
     except Exception as error:
         # Typer's own complaints about arguments are input errors too; anything else is a failure of ours.
-        if hasattr(error, "format_message"):
-            _fail(error.format_message())
-        raise
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message() or "pass a command, as in moe-sim claims")
+    if status == 130:
+        err_console.print("interrupted: what was done is kept, the same command goes on from there")
+    sys.exit(status)
 
 
 def _fail(message: str) -> None:

@@ -49,9 +49,16 @@ def array(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     return found
 
 
+def flag(name: str, value: Any) -> bool:
+    """``value`` when it is true or false, or an ``InputError`` naming it."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} = {value!r} is neither true nor false: pass true or false")
+    return value
+
+
 def one_of(name: str, value: Any, choices) -> str:
     """``value`` when it is one of ``choices``, or an ``InputError`` listing them."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} = {value!r} is not known: pass one of {', '.join(sorted(choices))}")
     return value
 

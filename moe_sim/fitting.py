@@ -99,7 +99,9 @@ class Fitter:
         self.how = how or batching()
         passes = least_squares(lambda theta, x: model.mean(self.unflatten(theta), x), model.noise)
         at_truth = least_squares(lambda theta, x: model.mean(truth, x), model.noise)
-        cap = options.max_iterations if self.how == "map" else _ROUND
+        # Where lanes run together, rounds of equal length that add up to no more than the limit.
+        rounds = 1 if self.how == "map" else -(-options.max_iterations // _ROUND)
+        self.cap = cap = options.max_iterations // rounds
         minimise = partial(SOLVERS[options.estimator], max_iterations=cap, **options.solver)
 
         def pick(samples, replicate):
@@ -153,7 +155,9 @@ class Fitter:
         """Solve every lane from its start; lanes cut off by a round are gathered and go on."""
         found: Solution = self._solve(samples, (replicate, start))
         while self.how != "map":
-            left = (found.status == Status.MAX_ITERATIONS) & (found.iterations < self.options.max_iterations)
+            left = (found.status == Status.MAX_ITERATIONS) & (
+                found.iterations + self.cap <= self.options.max_iterations
+            )
             if not left.any():
                 break
             more: Solution = self._solve(samples, (replicate[left], found.theta[left]))

@@ -34,7 +34,8 @@ class LaneFunction:
     def __init__(self, one: Callable, how: str | None = None):
         how = how or batching()
         devices = jax.devices()
-        self._size = BLOCK - BLOCK % len(devices)
+        # Neighbouring lanes go to different devices, so that a block that is not full keeps all of them busy.
+        self._order = np.arange(BLOCK - BLOCK % len(devices)).reshape(-1, len(devices)).T.ravel()
 
         def guarded(shared, lane):
             active, content = lane
@@ -53,7 +54,7 @@ class LaneFunction:
 
     def __call__(self, shared, lanes):
         count = len(jax.tree.leaves(lanes)[0])
-        firsts = range(0, count, self._size)
+        firsts = range(0, count, len(self._order))
         found = [self._block(shared, lanes, first, count) for first in firsts]
         parts = [jax.tree.map(lambda v, f=first: v[: count - f], out) for first, out in zip(firsts, found, strict=True)]
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
@@ -63,9 +64,11 @@ class LaneFunction:
         self._block(shared, lanes, 0, 0)
 
     def _block(self, shared, lanes, first: int, count: int):
-        index = np.arange(first, first + self._size)
+        index = first + self._order
         block = jax.tree.map(lambda v: v[np.minimum(index, len(v) - 1)], lanes)
-        return jax.device_get(self._call(shared, (jnp.asarray(index < count), block)))
+        found = jax.device_get(self._call(shared, (jnp.asarray(index < count), block)))
+        back = np.argsort(self._order)
+        return jax.tree.map(lambda v: v[back], found)
 
 
 def compile_together(jobs: list[tuple[LaneFunction, Any, Any]]) -> None:

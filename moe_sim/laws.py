@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.errors import InputError, number, whole
+from moe_sim.errors import InputError, flag, number, whole
 
 
 class Law:
@@ -125,6 +125,6 @@ def build_law(table: dict, dimension: int) -> Law:
         if not low < high:
             raise InputError(f"law.low = {low} and law.high = {high}: pass low below high")
         law = (Grid if name == "grid" else Uniform)(dimension, low, high, points)
-    if table.get("finite", False) and not law.finite:
+    if flag("law.finite", table.get("finite", False)) and not law.finite:
         law = Quadrature(law)
     return law

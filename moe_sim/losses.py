@@ -22,19 +22,23 @@ import jax.numpy as jnp
 from moe_sim.errors import InputError
 from moe_sim.measure import MixingMeasure
 
+Exponents = tuple[tuple[str, tuple[float, ...]], ...]
+
 
 @dataclass(frozen=True)
 class Loss:
     """kind: ``voronoi``, ``mass``, ``atoms`` or ``function``.
 
     exponents: per block, the exponents in cells of 1, 2, ... atoms (the last serves larger cells).
+    whole: the exponents of the whole Voronoi loss, in whose gauge the parts are read off.
     cells: ``single`` or ``multi``, for kind ``atoms``.
     gauge: see ``RegressionModel.gauge``; the loss is the infimum over those translations.
     """
 
     name: str
     kind: str
-    exponents: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    exponents: Exponents = ()
+    whole: Exponents = ()
     cells: str = ""
     gauge: str | None = None
 
@@ -50,7 +54,7 @@ def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | 
     table = tuple(exponents.items())
     power = re.fullmatch(r"voronoi:r=([0-9.]+)", str(name))
     if name == "voronoi":
-        return Loss(name, "voronoi", table, gauge=gauge)
+        return Loss(name, "voronoi", table, table, gauge=gauge)
     if power:
         try:
             r = float(power[1])
@@ -60,13 +64,14 @@ def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | 
             ) from None
         if r < 1:
             raise InputError(f"claim.loss = {name!r}: the exponent r must be at least 1")
-        return Loss(name, "voronoi", tuple((block, (r,)) for block in exponents), gauge=gauge)
+        table = tuple((block, (r,)) for block in exponents)
+        return Loss(name, "voronoi", table, table, gauge=gauge)
     if name in ("mass", "function"):
-        return Loss(name, name, table, gauge=gauge)
+        return Loss(name, name, table, table, gauge=gauge)
     kind, *rest = str(name).split(":")
     if kind == "atoms" and rest[:1] in (["single"], ["multi"]) and rest[1:] in ([], *([b] for b in exponents)):
         blocks = tuple((b, exponents[b]) for b in rest[1:]) or table
-        return Loss(name, "atoms", blocks, rest[0], gauge)
+        return Loss(name, "atoms", blocks, table, rest[0], gauge)
     raise InputError(
         f"claim.loss = {name!r} is not known: pass voronoi, voronoi:r=2, function, mass, atoms:single, atoms:multi "
         f"or one block of those, as in atoms:multi:{next(iter(exponents))}"
@@ -98,46 +103,55 @@ def evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure):
         return _evaluate(loss, fitted, truth, jnp.zeros(()))
     if loss.gauge == "":
         return _evaluate(loss, fitted, truth, None)
-    # The block's translation has no closed form once cells move with it: every anchor of one fitted atom on
-    # one true atom is a candidate, refined by weighted means within the cells (exact for exponent 2) and by
-    # Weiszfeld's weights for exponent 1; cells are cut afresh each time and the least true value is kept.
-    block = loss.gauge
-    anchors = (truth.blocks[block][None] - fitted.blocks[block][:, None]).reshape(-1, truth.blocks[block].shape[1])
+    shift = _best_shift(
+        Loss("voronoi", "voronoi", loss.whole), loss.gauge, fitted, truth, open_end=loss.kind == "voronoi"
+    )
+    return _evaluate(loss, fitted.translate(0.0, loss.gauge, shift), truth, None)
 
-    def moved(shift):
-        return fitted.translate(0.0, block, shift)
+
+def _best_shift(whole: Loss, block: str, fitted: MixingMeasure, truth: MixingMeasure, open_end: bool):
+    """The translation of ``block`` at which the whole loss is least.
+
+    It has no closed form once cells move with it: every anchor of one fitted atom on one true atom is a
+    candidate, refined by reweighted means within the cells (Weiszfeld's iteration for exponent r: weights
+    |gap|^(r-2), damped above 2); cells are cut afresh each time and the least value met is kept.
+    ``open_end``: whether the limit of vanishing mass counts, where all translations tie.
+    """
+    anchors = (truth.blocks[block][None] - fitted.blocks[block][:, None]).reshape(-1, truth.blocks[block].shape[1])
+    powers = dict(whole.exponents)[block]
 
     def value(shift):
-        return _evaluate(loss, moved(shift), truth, None)
+        return _evaluate(whole, fitted.translate(0.0, block, shift), truth, None, open_end)
 
-    def refine(_, carry):
+    def refine(k, carry):
         shift, best, at = carry
-        found = moved(shift)
-        nearest = jnp.argmax(cells(found, truth), axis=1)
+        found = fitted.translate(0.0, block, shift)
+        cell = cells(found, truth)
+        nearest = jnp.argmax(cell, axis=1)
+        power = _exponent(powers, jnp.sum(cell, axis=0)[nearest])
         gap = truth.blocks[block][nearest] - found.blocks[block]
-        weight = fitted.weight / jnp.maximum(jnp.linalg.norm(gap, axis=1), 1e-12)
-        weight = fitted.weight if _power(loss, block) >= 2 else weight
-        shift = shift + weight @ gap / jnp.sum(weight)
+        # A gap of 0 would hold the iteration on its anchor, so gaps are smoothed, less and less.
+        square = jnp.sum(gap**2, axis=1)
+        length = jnp.sqrt(square + 0.85**k * jnp.mean(square) + 1e-24)
+        weight = fitted.weight * power * length ** (power - 2.0)
+        damping = jnp.maximum(1.0, jnp.max(power) - 1.0)
+        shift = shift + weight @ gap / jnp.sum(weight) / damping
         now = value(shift)
         return shift, jnp.minimum(best, now), jnp.where(now < best, shift, at)
 
     def best_from(anchor):
-        return jax.lax.fori_loop(0, 40, refine, (anchor, value(anchor), anchor))[1:]
+        return jax.lax.fori_loop(0, 150, refine, (anchor, value(anchor), anchor))[1:]
 
     found, at = jax.vmap(best_from)(anchors)
-    if loss.kind == "voronoi":
-        return jnp.min(found)
-    # Parts are read off in the gauge that the whole Voronoi loss prefers, not each in a gauge of its own.
-    whole = Loss("voronoi", "voronoi", loss.exponents, gauge="")
-    score = jax.vmap(lambda shift: _evaluate(whole, moved(shift), truth, None))(at)
-    return value(at[jnp.argmin(score)])
+    return at[jnp.argmin(found)]
 
 
-def _power(loss: Loss, block: str) -> float:
-    return dict(loss.exponents).get(block, (1.0,))[0]
+def _exponent(powers: tuple[float, ...], size):
+    """The exponent in a cell of ``size`` atoms."""
+    return jnp.asarray(powers)[jnp.minimum(size, len(powers)) - 1]
 
 
-def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias):
+def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias, open_end=True):
     """The loss with log-weights translated by ``bias``, or by the best translation where it is None."""
     cell = cells(fitted, truth)
     nearest = jnp.argmax(cell, axis=1)
@@ -152,8 +166,7 @@ def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias):
     spread = jnp.zeros(())
     if loss.kind == "voronoi":
         for block, powers in loss.exponents:
-            exponent = jnp.asarray(powers)[jnp.minimum(size, len(powers)) - 1]
-            spread = spread + fitted.weight @ distance[block] ** exponent
+            spread = spread + fitted.weight @ distance[block] ** _exponent(powers, size)
 
     def at(scale):
         return jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread
@@ -162,4 +175,5 @@ def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias):
         return at(jnp.exp(bias))
     # In s = e^bias the loss is convex and piecewise linear: its least value is at a kink, or at s -> 0.
     kinks = jnp.where(mass > 0, truth.weight / jnp.where(mass > 0, mass, 1.0), 0.0)
-    return jnp.minimum(jnp.min(jax.vmap(at)(kinks)), at(0.0))
+    least = jnp.min(jnp.where(mass > 0, jax.vmap(at)(kinks), jnp.inf))
+    return jnp.minimum(least, at(0.0)) if open_end else least

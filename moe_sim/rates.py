@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import chdtrc, ndtri
 
 LEVEL = 0.95
+BENT = 0.01  # p-value of the straight line below which its interval is widened
 MARGIN = 0.1  # default margin of a claim, as a part of its exponent
 
 
@@ -76,6 +77,8 @@ def summarise(values: np.ndarray, aggregate: str) -> tuple[float, float]:
 def fit_slope(n, mean, mcse, log_shape=None) -> Slope:
     """Slope of log(mean) - log_shape on log(n), weights and interval from the Monte Carlo errors.
 
+    Where a straight line clearly does not fit (``BENT``), the interval is widened by the Birge ratio, the root of
+    chi-square over its degrees of freedom: the errors are then not those of Monte Carlo alone.
     Over 2,000 synthetic studies of 6 sizes the interval covered 0.951 to 0.956 (ordinary least squares with
     1.96 covered 0.88), so errors are propagated, not estimated from six residuals. Needs three sizes.
     """
@@ -88,7 +91,10 @@ def fit_slope(n, mean, mcse, log_shape=None) -> Slope:
     slope = float(np.sum(weight * centred * y) / information)
     half = float(ndtri((1 + LEVEL) / 2) / np.sqrt(information))
     residual = y - np.average(y, weights=weight) - slope * centred
-    lack = float(chdtrc(len(x) - 2, np.sum((residual / error) ** 2)))
+    square = float(np.sum((residual / error) ** 2))
+    lack = float(chdtrc(len(x) - 2, square))
+    if lack < BENT:
+        half *= np.sqrt(square / (len(x) - 2))
     return Slope(slope, slope - half, slope + half, lack)
 
 
@@ -218,7 +224,9 @@ def _combine(claim, main, near, low, high, evidence, sizes) -> tuple[str, str]:
     imputations = {"uncertified replicates set to the best": low, "uncertified replicates set to the worst": high}
     refuting = [name for name, r in readings.items() if r.verdict == "refuted"]
     if refuting and all(r.verdict == main.verdict for r in imputations.values()):
-        return "refuted", f"{' and '.join(refuting)} {'fall' if len(refuting) > 1 else 'falls'} slower than claimed"
+        fast = main.excess is not None and main.excess.slope < 0
+        pace = "faster" if fast and claim.kind == "exact" else "slower"
+        return "refuted", f"{' and '.join(refuting)} {'fall' if len(refuting) > 1 else 'falls'} {pace} than claimed"
     unsure = [name for name, r in (readings | imputations).items() if r.verdict != "supported"]
     if unsure:
         return "undecided", f"does not hold for {' and '.join(unsure)}"
@@ -234,7 +242,8 @@ def _needed(claim, readings, loss, verdict) -> int | None:
         if r.excess is None:
             return None
         half = (r.excess.high - r.excess.low) / 2
-        gap = abs(r.excess.slope - claim.tolerance)
+        edges = [claim.tolerance] if claim.kind == "upper" else [claim.tolerance, -claim.tolerance]
+        gap = min(abs(r.excess.slope - edge) for edge in edges)
         factor = max(factor, (half / gap) ** 2 if gap > 0 else np.inf)
     count = min(len(v) for v in loss)
     return int(np.ceil(factor * count)) if 1 < factor < 1e4 else None

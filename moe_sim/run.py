@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_sim.errors import InputError
 from moe_sim.fitting import CERTIFICATES, Fits, Fitter, loss_function
 from moe_sim.lanes import LaneFunction, compile_together
 from moe_sim.sampling import exact_samples, streamed_samples, streamer
@@ -54,7 +53,7 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     problem = study.problem
     folder = RunFolder(out) if out is not None else None
     if folder is not None:
-        folder.create(study.to_toml(), study.identity, study.digest, problem.seed)
+        folder.create(study.to_toml(), study.tables, study.digest, problem.seed)
     fitter = Fitter(problem.model, problem.truth, problem.options)
     losses = loss_function(problem.model, problem.truth, problem.law, problem.losses, fitter.unflatten)
     lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]
@@ -64,8 +63,9 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     if folder is not None:
         folder.write_evidence(evidence)
     draw = streamer(problem.model, problem.truth, problem.law)
-    todo = [(n, np.arange(start, min(start + CHUNK, problem.replicates))) for n in problem.sizes
-            for start in range(folder.replicates(n) if folder else 0, problem.replicates, CHUNK)]  # fmt: skip
+    todo = [
+        (n, index) for n in problem.sizes for index in _missing(problem.replicates, folder.kept(n) if folder else ())
+    ]
     if todo:
         samples = _samples(study, draw, *todo[0])
         compile_together([*fitter.jobs(samples), (losses, None, np.asarray(fitter.lower)[None])])
@@ -88,21 +88,21 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
 def load_results(path: str | Path) -> Results:
     """Results of a run folder. Raises ``InputError`` where there are none."""
     text, frame, evidence = RunFolder(path).read()
-    study = _study_of(text, path)
+    study = Study(**tomllib.loads(text))
     wanted = frame["n"].isin(study.problem.sizes) & (frame["replicate"] < study.problem.replicates)
     return Results(study, frame[wanted].reset_index(drop=True), evidence, Path(path))
-
-
-def _study_of(text: str, path) -> Study:
-    try:
-        return Study(**tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}/study.toml is damaged ({error}): restore it") from None
 
 
 def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.random.SeedSequence]:
     words = study.cell_digest(n, *tables)
     return [np.random.SeedSequence([study.problem.seed, *words, int(r)]) for r in index]
+
+
+def _missing(replicates: int, kept) -> list[np.ndarray]:
+    """Runs of at most CHUNK consecutive replicates that are not kept yet."""
+    left = np.setdiff1d(np.arange(replicates), list(kept))
+    runs = np.split(left, np.flatnonzero(np.diff(left) > 1) + 1)
+    return [run[first : first + CHUNK] for run in runs for first in range(0, len(run), CHUNK)]
 
 
 def _samples(study: Study, draw: Callable, n: int, index: np.ndarray):

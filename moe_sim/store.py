@@ -1,12 +1,15 @@
 """The run folder: chunks of replicates as Parquet, the study as TOML, provenance as JSON. Bytes and columns only.
 
-    RUN/study.toml  provenance.json  evidence.json  chunks/n00000000001000-r000000-000100.parquet
+    RUN/study.toml  provenance.json  evidence.json  chunks/n0000000000001000-r0000000-0000100-CHECKSUM.parquet
 
-Every file is written whole under another name, then renamed: a reader never sees half of one.
+A chunk's name has its size, its first replicate and the one after its last, and the start of its
+SHA-256. Every file is written whole under another name, then renamed: a reader never sees half of one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import platform
@@ -22,7 +25,7 @@ import pandas as pd
 from moe_sim.errors import InputError
 
 SCHEMA = 1
-_CHUNK = re.compile(r"n(\d+)-r(\d+)-(\d+)\.parquet")
+_CHUNK = re.compile(r"n(\d+)-r(\d+)-(\d+)-[0-9a-f]{16}\.parquet")
 
 
 class RunFolder:
@@ -31,49 +34,67 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def create(self, study_toml: str, identity: dict[str, Any], digest: str, seed: int) -> None:
+    def create(self, study_toml: str, tables: dict[str, Any], digest: str, seed: int) -> None:
         """Open the folder for this study, new or where it was left; refuse the folder of another study."""
         if (self.path / "study.toml").exists():
-            old = self._json("provenance.json")
-            if old.get("digest") != digest:
-                was = tomllib.loads((self.path / "study.toml").read_text())
+            self._json("provenance.json")
+            field = _difference(_lasting(self._study()[1]), _lasting(tables))
+            if field:
                 raise InputError(
-                    f"{self.path} holds another study, {_difference(was, identity)}: pass another --out, or the study "
-                    "that the folder was made with (only sizes and replicates may grow)"
+                    f"{self.path} holds another study, {field}: pass another --out, or the study that the folder was "
+                    "made with (only sizes and replicates may grow)"
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} exists and is no run folder: pass a new folder, nothing in it was touched")
-        else:
+        self._write("study.toml", lambda p: p.write_text(study_toml))
+        if not (self.path / "provenance.json").exists():
             provenance = {"schema": SCHEMA, "digest": digest, "seed": seed, **platform_facts()}
             self._write("provenance.json", lambda p: p.write_text(json.dumps(provenance, indent=1)))
-        self._write("study.toml", lambda p: p.write_text(study_toml))
 
     def write_chunk(self, n: int, first: int, frame: pd.DataFrame) -> None:
         """Keep replicates first, first + 1, ... of size n."""
-        name = f"chunks/n{n:016d}-r{first:07d}-{first + len(frame):07d}.parquet"
-        self._write(name, lambda p: frame.to_parquet(p, index=False))
+        content = frame.to_parquet(None, index=False, engine="pyarrow")
+        name = f"n{n:016d}-r{first:07d}-{first + len(frame):07d}-{_checksum(content)}.parquet"
+        self._write(f"chunks/{name}", lambda p: p.write_bytes(content))
 
     def write_evidence(self, evidence: dict[str, Any]) -> None:
         self._write("evidence.json", lambda p: p.write_text(json.dumps(evidence, indent=1)))
 
-    def replicates(self, n: int) -> int:
-        """How many replicates of size n are kept (0 ... k - 1)."""
-        return max((last for size, _, last in self._chunks() if size == n), default=0)
+    def kept(self, n: int) -> set[int]:
+        """Indices of the replicates of size n that are kept."""
+        chunks = (_CHUNK.fullmatch(f.name) for f in (self.path / "chunks").glob("*.parquet"))
+        found = [tuple(int(g) for g in m.groups()) for m in chunks if m]
+        return {index for size, first, last in found if size == n for index in range(first, last)}
 
     def read(self) -> tuple[str, pd.DataFrame, dict[str, Any]]:
         """Study TOML, one row a replicate, evidence."""
-        if not (self.path / "study.toml").exists():
-            raise InputError(f"{self.path} is no run folder (it has no study.toml): pass the --out of a run")
+        text, _ = self._study()
         files = sorted((self.path / "chunks").glob("*.parquet"))
         if not files:
             raise InputError(f"{self.path} has no results yet: run the study first")
-        frame = pd.concat([pd.read_parquet(f) for f in files], ignore_index=True)
+        frame = pd.concat([self._frame(f) for f in files], ignore_index=True)
         frame = frame.sort_values(["n", "replicate"], ignore_index=True)
-        return (self.path / "study.toml").read_text(), frame, self._json("evidence.json")
+        return text, frame, self._json("evidence.json")
 
-    def _chunks(self):
-        found = [_CHUNK.fullmatch(f.name) for f in (self.path / "chunks").glob("*.parquet")]
-        return [tuple(int(g) for g in m.groups()) for m in found if m]
+    def _study(self) -> tuple[str, dict[str, Any]]:
+        """The study file, as text and as tables."""
+        path = self.path / "study.toml"
+        try:
+            text = path.read_text()
+            return text, tomllib.loads(text)
+        except FileNotFoundError:
+            raise InputError(f"{self.path} is no run folder (it has no study.toml): pass the --out of a run") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"{path} is damaged ({error}): restore it, or pass another --out") from None
+
+    def _frame(self, path: Path) -> pd.DataFrame:
+        """A chunk whose bytes are those its name was made of."""
+        content = path.read_bytes()
+        if _checksum(content) not in path.name:
+            raise InputError(
+                f"{path} is damaged (its checksum is another): remove it and run again, it is computed anew"
+            )
+        return pd.read_parquet(io.BytesIO(content), engine="pyarrow")
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
@@ -99,6 +120,10 @@ class RunFolder:
                 os.unlink(temporary)
 
 
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def platform_facts() -> dict[str, Any]:
     """Versions and machine, for provenance."""
     names = ("moe_sim", "jax", "jaxlib", "numpy", "scipy", "pandas", "optax")
@@ -115,12 +140,18 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _difference(old: Any, new: Any, where: str = "") -> str:
-    """The first field in which two studies differ, with both values; sizes and replicates do not count."""
+def _lasting(tables: dict[str, Any]) -> dict[str, Any]:
+    """What may not change within a run folder: all but the sizes and the number of replicates."""
+    sample = {k: v for k, v in tables.get("sample", {}).items() if k not in ("sizes", "replicates")}
+    return tables | {"sample": sample}
+
+
+def _difference(old: Any, new: Any, where: str = "") -> str | None:
+    """The first field in which two studies differ, with both values, or None."""
+    if old == new:
+        return None
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(set(old) | set(new)):
-            path = f"{where}.{key}" if where else key
-            if path in ("sample.sizes", "sample.replicates") or (key in old and key in new and old[key] == new[key]):
-                continue
-            return _difference(old.get(key), new.get(key), path)
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
     return f"{where} was {old!r} and is now {new!r}"

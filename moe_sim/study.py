@@ -6,6 +6,7 @@ import copy
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,8 +72,10 @@ class Study:
                 )
             if name != "name" and not isinstance(tables[name], dict):
                 raise InputError(f"{name} = {tables[name]!r} is no table: write [{name}] and its keys below it")
-        if not isinstance(tables["name"], str) or not tables["name"]:
-            raise InputError(f"name = {tables['name']!r}: pass a text")
+        if not isinstance(tables["name"], str) or not re.fullmatch(r"\w[\w.-]*", tables["name"]):
+            raise InputError(f"name = {tables['name']!r}: pass letters, digits, '.', '_' and '-' (it names a folder)")
+        if not isinstance(tables.get("claim", []), list):
+            raise InputError(f"claim = {tables['claim']!r}: write each claim as a [[claim]] table")
         self.tables: dict[str, Any] = _plain(tables)
         self.name: str = tables["name"]
         self.problem = _build(self.tables)
@@ -82,17 +85,10 @@ class Study:
         return f"Study({self.name!r}, digest={self.digest[:12]})"
 
     @cached_property
-    def identity(self) -> dict[str, Any]:
-        """Everything that may not change within a run folder: all but the sizes and the number of replicates."""
-        found = copy.deepcopy(self.tables)
-        for name in ("sizes", "replicates"):
-            found["sample"].pop(name, None)
-        return found
-
-    @cached_property
     def digest(self) -> str:
-        """SHA-256 of ``identity``."""
-        return _digest(self.identity)
+        """SHA-256 of all but the sizes and the number of replicates, which may grow within a run folder."""
+        sample = {k: v for k, v in self.tables["sample"].items() if k not in ("sizes", "replicates")}
+        return _digest(self.tables | {"sample": sample})
 
     def cell_digest(self, n: int, *tables: str) -> list[int]:
         """Eight 32-bit words from size n and the named tables: what the seeds of a cell are made of."""

@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import moe_sim  # noqa: E402, F401  (switches JAX to x64: the NIST models need it too)
+import moe_sim  # noqa: F401  (switches JAX to x64: the NIST models need it too)

@@ -42,7 +42,8 @@ def prefix(structure: str, d: int, N: int, L: int, outputs: int, width: int, **e
     B, C = (np.eye(*shape) + 0.2 * rng.normal(size=shape) for shape in ((d, width), (outputs, width)))
     networks = {}
     if structure == "shared-network":
-        networks = {name: np.eye(width) + 0.3 * rng.normal(size=(width, width)) for name in ("key_network", "value_network")}
+        W1, W2 = np.eye(width) + 0.3 * rng.normal(size=(2, width, width))
+        networks = {"key_network": W1, "value_network": W2}
     model = PrefixModel(structure, 0.3, Frozen.quadratic(A, a, M), B, C, **networks, **extra)
     truth = {"bias": BIASES[:L]}
     if structure == "independent":
@@ -74,14 +75,13 @@ def prefix(structure: str, d: int, N: int, L: int, outputs: int, width: int, **e
 
 MODELS: dict[str, Case] = {
     "independent-d1-N1-L1": prefix("independent", 1, 1, 1, outputs=2, width=1),
-    "independent-d1-N1-L2": prefix("independent", 1, 1, 2, outputs=1, width=1),
     "independent-d2-N0-L2": prefix("independent", 2, 0, 2, outputs=3, width=2),
+    "independent-d3-N1-L2": prefix("independent", 3, 1, 2, outputs=2, width=2),
     "linear-d1-N3-L1": prefix("shared-linear", 1, 3, 1, outputs=2, width=1),
     "linear-d2-N1-L2": prefix("shared-linear", 2, 1, 2, outputs=1, width=2),
     "linear-d3-N0-L3": prefix("shared-linear", 3, 0, 3, outputs=1, width=2),
-    "linear-d3-N1-L3": prefix("shared-linear", 3, 1, 3, outputs=2, width=3),
-    "network-d2-N3-L3": prefix("shared-network", 2, 3, 3, outputs=1, width=2),
-    "network-d3-N0-L2": prefix("shared-network", 3, 0, 2, outputs=2, width=3),
+    "network-d2-N0-L2": prefix("shared-network", 2, 0, 2, outputs=3, width=2),
+    "network-d3-N3-L3": prefix("shared-network", 3, 3, 3, outputs=2, width=3),
     "learned-d2-N1-L2": prefix("shared-network", 2, 1, 2, outputs=1, width=2, network_bound=3.0),
 }
 

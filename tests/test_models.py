@@ -52,7 +52,8 @@ def test_the_gauge_is_what_the_model_says(case, rng):
 
 def test_the_table_covers_every_structure_size_and_gauge():
     found = {(c.model.structure, c.model.network_bound is not None) for c in MODELS.values()}
-    assert found == {("independent", False), ("shared-linear", False), ("shared-network", False), ("shared-network", True)}
+    structures = ("independent", "shared-linear", "shared-network")
+    assert found == {*((structure, False) for structure in structures), ("shared-network", True)}
     assert {c.model.frozen.count for c in MODELS.values()} == {0, 1, 3}
     assert {c.model.dimension for c in MODELS.values()} == {1, 2, 3}
     assert {c.model.gauge for c in MODELS.values()} == {None, "", "key"}
@@ -160,5 +161,5 @@ def test_learned_networks_are_parameters_with_their_own_truth(rng):
 
 
 def test_an_unknown_structure_is_refused_by_name():
-    with pytest.raises(InputError, match="'tied'.*shared-linear"):
+    with pytest.raises(InputError, match=r"'tied'.*shared-linear"):
         PrefixModel("tied", 0.3, Frozen.quadratic(np.zeros((0, 1, 1)), [], np.zeros((0, 1, 1))), np.eye(1), np.eye(1))

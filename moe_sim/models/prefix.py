@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.errors import InputError, array, number, one_of
+from moe_sim.errors import InputError, array, flag, number, one_of
 from moe_sim.measure import MixingMeasure
 from moe_sim.models.base import Parameters, RegressionModel
 
@@ -148,10 +148,7 @@ class PrefixModel(RegressionModel):
             return None
         found = {k: np.concatenate([v, v[atom : atom + 1]]) for k, v in params.items()}
         found["bias"][[atom, -1]] -= np.log(2.0)
-        # Towards the middle of the box, so that the pair is allowed whenever the atom is.
-        away = np.where(found["value"][atom, 0] > 0, -1.0, 1.0) * step / 2
-        found["value"][atom, 0] += away
-        found["value"][-1, 0] -= away
+        found["value"][[atom, -1], 0] += np.array([step, -step]) / 2
         return found
 
 
@@ -192,7 +189,7 @@ def build(table: dict) -> PrefixModel:
         extra["key_network"] = W1
         extra["value_network"] = array("model.network.value", network["value"], (C.shape[1], W1.shape[1]))
         extra["activation"] = one_of("model.network.activation", network.get("activation", "tanh"), ACTIVATIONS)
-        if network.get("learned", False):
+        if flag("model.network.learned", network.get("learned", False)):
             extra["network_bound"] = number("model.network.bound", network.get("bound", 3.0), 0.0)
     return PrefixModel(structure, noise, _build_frozen(table.get("frozen", {}), B.shape[0], C.shape[0]), B, C, **extra)
 

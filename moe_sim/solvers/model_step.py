@@ -56,27 +56,43 @@ def ball_step(gradient, matrix, scale, free, radius, noise):
 def box_step(theta, objective, gradient, matrix, scale, radius, lower, upper):
     """``ball_step`` that stays in [lower, upper]: returns the step, ``interior`` and the least eigenvalue.
 
-    Variables on a bound that the gradient pushes outwards are fixed; those that the step would take across
-    one are put on it and the rest is solved again.
+    An active-set path: variables on a bound that the gradient pushes outwards are fixed; then, as often as
+    needed, walk towards the ball step of the free variables up to the first bound met and fix that variable.
+    Where the model curves downwards such a path may be poor, so the best point of the projected-gradient path
+    stands by: the step never promises less than half of that (sufficient decrease).
     """
-    blocked = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
+    near = 1e-13 * (1.0 + jnp.abs(theta))
+    blocked = ((theta - lower <= near) & (gradient > 0)) | ((upper - theta <= near) & (gradient < 0))
     noise = 10 * _EPS * jnp.sqrt(2 * jnp.abs(objective))
+    low, high = jnp.minimum(lower - theta, 0.0), jnp.maximum(upper - theta, 0.0)
 
-    def over(step):
-        return (theta + step < lower) | (theta + step > upper)
+    def model(step):
+        return gradient @ step + 0.5 * step @ matrix @ step
 
-    def solve(carry):
-        fixed, step, _, least, k = carry
-        fixed = fixed | over(step)
-        pinned = jnp.where(fixed, jnp.clip(theta + step, lower, upper) - theta, 0.0)
-        found, interior, lowest = ball_step(gradient + matrix @ pinned, matrix, scale, ~fixed, radius, noise)
-        # The least eigenvalue is that of the first model, before the step's own bounds took variables out.
-        return fixed, jnp.where(fixed, pinned, found), interior, jnp.where(k == 0, lowest, least), k + 1
+    def walk(carry):
+        fixed, step, _, least, _, k = carry
+        pinned = jnp.where(fixed, step, 0.0)
+        left = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum((scale * pinned) ** 2), 0.0)) + 1e-300
+        found, interior, lowest = ball_step(gradient + matrix @ pinned, matrix, scale, ~fixed, left, noise)
+        target = jnp.where(fixed, step, found)
+        move = target - step
+        room = jnp.where(move > 0, high - step, low - step) / jnp.where(move == 0.0, 1.0, move)
+        room = jnp.where(fixed | (move == 0.0), jnp.inf, room)
+        share = jnp.minimum(1.0, jnp.min(room))
+        met = (room <= share) & (share < 1.0)
+        # A variable that meets its bound is put on it exactly.
+        there = jnp.where(met, jnp.where(move > 0, high, low), step + share * move)
+        least = jnp.where(k == 0, lowest, least)
+        return fixed | met, jnp.clip(there, low, high), interior, least, share < 1.0, k + 1
 
-    def crossing(carry):
-        fixed, step, _, _, k = carry
-        return (k == 0) | (jnp.any(over(step) & ~fixed) & (k < 5))
+    begin = (blocked, jnp.zeros_like(theta), jnp.array(False), jnp.zeros(()), jnp.array(True), 0)
+    _, step, interior, least, _, _ = jax.lax.while_loop(lambda c: c[4] & (c[5] <= len(theta)), walk, begin)
 
-    begin = (blocked, jnp.zeros_like(theta), jnp.array(False), jnp.zeros(()), 0)
-    _, step, interior, least, _ = jax.lax.while_loop(crossing, solve, begin)
-    return jnp.clip(theta + step, lower, upper) - theta, interior, least
+    slope = jnp.where(blocked, 0.0, gradient) / scale
+    reach = radius / (jnp.linalg.norm(slope) + 1e-300) * 2.0 ** jnp.arange(4, -20, -1)
+    path = jnp.clip(-reach[:, None] * (slope / scale), low, high)
+    inside = jnp.linalg.norm(scale * path, axis=1) <= radius
+    value = jnp.where(inside, jax.vmap(model)(path), jnp.inf)
+    cauchy = jnp.argmin(value)
+    poor = model(step) > 0.5 * jnp.minimum(value[cauchy], 0.0)
+    return jnp.where(poor, path[cauchy], step), interior & ~poor, least

@@ -15,6 +15,7 @@ from moe_sim.laws import Law
 from moe_sim.losses import Loss
 from moe_sim.models.base import Parameters, RegressionModel
 
+APART = 1e-6  # loss below which two measures are the same to rounding
 SAME = 1e-12  # L2 distance below which two functions are the same to rounding
 
 
@@ -24,7 +25,7 @@ def two_point(
     """``{loss name: evidence}`` for each loss, from the widest degenerate split that the parameter box allows.
 
     Evidence: the pair's loss, its L2 distance, the split (atom, step) and whether they are ``separated`` (the
-    same function to ``SAME``, inside the box, the loss positive). Empty where the model offers no such split,
+    same function to ``SAME``, inside the box, the loss at least ``APART``). Empty where the model offers no such split,
     or where no spare atom is fitted.
     """
     true_atoms = len(truth[model.mass])
@@ -48,11 +49,13 @@ def two_point(
     measured = loss_function(model, truth, law, [*losses, function], unflatten)(None, np.stack([p[2] for p in pairs]))
     found_evidence: dict[str, dict[str, Any]] = {}
     for loss in losses:
+        if not np.isfinite(measured[loss.name]).any():
+            continue  # no such cell in any of the pairs
         k = int(np.nanargmax(measured[loss.name]))
         distance, apart = float(measured["function"][k]), float(measured[loss.name][k])
         found_evidence[loss.name] = {
             "loss": apart, "function_distance": distance, "atom": pairs[k][0], "step": pairs[k][1],
-            "separated": bool(distance <= SAME and apart > 0),
+            "separated": bool(distance <= SAME and apart >= APART),
             "assumption": f"the parameter set holds every fit with |coordinate| <= {options.bound:g}",
         }  # fmt: skip
     return found_evidence

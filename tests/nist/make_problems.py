@@ -73,9 +73,7 @@ def parse(text: str) -> dict[str, str]:
     if len(rows) - len(table) != int(dof) and name != "Rat43":
         raise ValueError(f"{name}: degrees of freedom do not match")
 
-    start1, start2, certified, certified_sd = (
-        array([literal(row[column]) for row in table]) for column in range(1, 5)
-    )
+    start1, start2, certified, certified_sd = (array([literal(row[column]) for row in table]) for column in range(1, 5))
     return {
         "name": json.dumps(name),
         "difficulty": json.dumps(difficulty.lower()),

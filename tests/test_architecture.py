@@ -1,0 +1,107 @@
+"""The order of the rooms, and that claims, figures and notes name each other."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import moe_sim as ms
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "moe_sim"
+# A module imports only from rooms before its own, or from its own.
+ROOMS = [
+    "errors", "measure", "losses", "laws", "models", "sampling", "passes", "solvers", "lanes", "starts", "fitting",
+    "theory", "rates", "study", "store", "run", "plots", "cli",
+]  # fmt: skip
+EXEMPT = {"__init__", "__main__", "_engine"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all that a module imports, wherever in it: ``from moe_sim import plots`` is moe_sim.plots."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def rooms_used(path: Path) -> set[str]:
+    """The rooms a module imports from. ``import moe_sim`` is all that the package's __init__ imports."""
+    found = set()
+    for name in imported(path):
+        if name.split(".")[0] == "moe_sim":
+            rest = name.split(".")[1:]
+            found |= {rest[0]} if rest else rooms_used(PACKAGE / "__init__.py") - EXEMPT
+    return found
+
+
+def test_every_module_has_a_room():
+    assert {room(path) for path in MODULES} - EXEMPT == set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room(p) not in EXEMPT], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_rooms_are_in_order(path):
+    allowed = set(ROOMS[: ROOMS.index(room(path)) + 1])
+    assert rooms_used(path) <= allowed
+
+
+def test_the_order_is_read_from_the_code():
+    """The test above sees what there is to see."""
+    assert {"errors", "rates", "models", "study"} - rooms_used(PACKAGE / "study.py") == {"study"}
+    assert "plots" in rooms_used(PACKAGE / "cli.py") and "run" in rooms_used(PACKAGE / "cli.py")
+
+
+def test_rates_need_numpy_and_scipy_only():
+    used = {name.split(".")[0] for name in imported(PACKAGE / "rates.py")}
+    assert {"numpy", "scipy"} <= used
+    assert used - {"numpy", "scipy"} <= set(sys.stdlib_module_names)
+
+
+def test_a_claim_is_named_as_its_file():
+    assert [ms.load_study(name).name for name in ms.registry()] == ms.registry()
+
+
+def test_every_claim_has_its_figures_and_every_figure_its_claim():
+    figures = {path.name for path in (ROOT / "figures").glob("prefix-*")}
+    assert figures == {f"{name}{suffix}" for name in ms.registry() for suffix in (".svg", ".png", ".csv")}
+
+
+def family(claim: str) -> str:
+    """The note of a claim: prefix-shared-linear-over is told in prefix-shared-linear.md."""
+    return claim.rsplit("-", 1)[0] + ".md"
+
+
+def test_every_claim_has_its_note_and_every_note_its_claims():
+    """A claim is spoken of in one note, that of its family; no note speaks of a claim that there is not."""
+    named = {
+        path.name: set(re.findall(r"prefix-(?:independent|shared-linear|shared-network)-\w+", path.read_text()))
+        for path in (ROOT / "theory_notes").glob("*.md")
+    }
+    where = {claim: [note for note, claims in named.items() if claim in claims] for claim in ms.registry()}
+    assert where == {claim: [family(claim)] for claim in ms.registry()}
+    assert set().union(*named.values()) == set(ms.registry())
+
+
+def test_notes_show_figures_that_exist():
+    shown = Counter()
+    for path in (ROOT / "theory_notes").glob("*.md"):
+        for name in re.findall(r"figures/([\w-]+\.(?:svg|png|csv))", path.read_text()):
+            shown[name] += 1
+            assert (ROOT / "figures" / name).is_file(), f"{path.name} shows {name}"
+    assert {f"{name}.svg" for name in ms.registry()} <= set(shown)
