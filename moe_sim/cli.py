@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import moe_sim as ms
 from moe_sim.errors import InputError, number, one_of, whole
@@ -175,7 +175,7 @@ def _print(results: ms.Results, verdicts: list[ms.Verdict], as_json: bool) -> No
 
 
 def _table(verdicts: list[ms.Verdict]) -> Table:
-    table = Table("claim", "loss", "claimed", "slope [95% interval]", "near-minimiser", "certified", "start", "verdict")
+    table = Table(Column("claim", no_wrap=True), "loss", "claimed", "slope [95% interval]", "near-minimiser", "certified", "start", "verdict")
     previous = None
     for v in verdicts:
         near = v.near_minimiser

@@ -272,6 +272,17 @@ def test_a_point_worse_than_the_truth_is_above_truth(fitted, monkeypatch):
     assert found.certificate.tolist() == ["above_truth"] * R
 
 
+def test_hardly_worse_than_the_truth_is_above_truth_too(fitted, monkeypatch):
+    """From the best fit through the truth and 2% beyond: worse by 4% of the gain."""
+    case, fitter, samples, fits = fitted["independent-d1-N1-L1"]
+    truth = fitter.flatten(case.truth)
+    for r in range(R):
+        beyond = truth + 0.02 * (truth - fits.theta[r])
+        found = answer(fitter, monkeypatch, np.stack([beyond, beyond]), Status.CONVERGED).fit(samples, seeds(2))
+        assert 0 < found.objective[r] - found.objective_at_truth[r] < 0.5
+        assert found.certificate[r] == "above_truth"
+
+
 def test_few_starts_leave_lone_and_failed_ones(fitted):
     """Two starts in 18 dimensions, no second round: some replicates stop above the truth, some at a best point that
     only one start found. More rounds mend that, and only the doubtful replicates pay for them."""

@@ -190,7 +190,7 @@ def far_pair(rng, atoms, width):
         (near_pair, "key"),
         (far_pair, None),
         (far_pair, ""),
-        pytest.param(far_pair, "key"),
+        (far_pair, "key"),
     ],
 )
 def test_the_order_of_atoms_does_not_matter(pair, gauge):
@@ -301,7 +301,7 @@ class TestGauge:
             fitted, truth = near_pair(rng, 3, 2)
             moved = fitted.translate(-1.1, "key", rng.normal(size=2))
             expected = loss(NAMES, FREE, fitted, truth, "key")
-            assert loss(NAMES, FREE, moved, truth, "key") == pytest.approx(expected, rel=1e-9, nan_ok=True)
+            assert loss(NAMES, FREE, moved, truth, "key") == pytest.approx(expected, rel=1e-7, nan_ok=True)
 
     @staticmethod
     def three_alone(rng):
