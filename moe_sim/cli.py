@@ -175,7 +175,16 @@ def _print(results: ms.Results, verdicts: list[ms.Verdict], as_json: bool) -> No
 
 
 def _table(verdicts: list[ms.Verdict]) -> Table:
-    table = Table(Column("claim", no_wrap=True), "loss", "claimed", "slope [95% interval]", "near-minimiser", "certified", "start", "verdict")
+    table = Table(
+        Column("claim", no_wrap=True),
+        "loss",
+        "claimed",
+        "slope [95% interval]",
+        "near-minimiser",
+        "certified",
+        "start",
+        "verdict",
+    )
     previous = None
     for v in verdicts:
         near = v.near_minimiser
