@@ -361,7 +361,7 @@ def test_a_start_outside_the_box_is_brought_in(decay):
 
 @pytest.fixture(scope="module")
 def easy():
-    """An exact-specified fit: passes, a sample of 1000, the truth and the trust-region optimum."""
+    """An exact-specified fit: passes, a sample of 1000, the truth, a wide box; the optimum below a bound."""
     case = MODELS["independent-d1-N1-L1"]
     truth, unflatten = ravel_pytree({k: jnp.asarray(v) for k, v in case.truth.items()})
     passes = least_squares(lambda t, x: case.model.mean(unflatten(t), x), case.model.noise)
@@ -369,22 +369,27 @@ def easy():
     x = rng.uniform(-2, 2, size=(1000, 1))
     y = np.stack([case.naive(case.truth, one) for one in x]) + case.model.noise * rng.normal(size=(1000, 2))
     sample, box = stored(x, y), jnp.full(len(truth), 5.0)
-    best = jax.device_get(jax.jit(lambda s: trust_region(passes, sample, s, -box, box))(truth))
-    assert best.status == Status.CONVERGED
-    return passes, sample, truth, box, best
+    solve = jax.jit(lambda s, upper: trust_region(passes, sample, s, -box, upper))
+    return passes, sample, truth, box, lambda upper: jax.device_get(solve(truth, upper))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_first_order_solvers_reach_the_optimum(easy, optimizer):
-    passes, sample, truth, box, best = easy
-    run = jax.jit(lambda s, most: gradient_descent(passes, sample, s, -box, box, most, optimizer=optimizer))
-    end = jax.device_get(run(truth + 0.3, 5000))
-    assert end.status == Status.CONVERGED
+    passes, sample, truth, box, optimum = easy
+    best = optimum(box)
+    run = jax.jit(lambda s, upper, most: gradient_descent(passes, sample, s, -box, upper, most, optimizer=optimizer))
+    end = jax.device_get(run(truth + 0.3, box, 5000))
+    assert end.status == best.status == Status.CONVERGED
     assert end.objective == pytest.approx(best.objective, abs=1e-5)
     assert end.theta == pytest.approx(best.theta, abs=1e-3)
-    short = jax.device_get(run(truth + 0.3, 3))
+    short = jax.device_get(run(truth + 0.3, box, 3))
     assert short.status == Status.MAX_ITERATIONS and short.iterations == 3 and short.objective > best.objective + 1e-3
-    assert run(truth * jnp.nan, 5000).status == Status.NOT_FINITE
+    assert run(truth * jnp.nan, box, 5000).status == Status.NOT_FINITE
+    if optimizer != "lbfgs":  # whose line search knows of no box
+        upper = np.array([5.0, best.theta[1] - 0.2, 5.0])
+        end, best = jax.device_get(run(truth + 0.3, upper, 5000)), optimum(upper)
+        assert end.status == Status.CONVERGED and end.theta[1] == upper[1]
+        assert end.objective == pytest.approx(best.objective, abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -406,27 +411,35 @@ def saddle():
     truth, passes = flat(case.truth)
     box = jnp.full(6, 8.0)
     run = jax.jit(lambda t: (*still_promised(passes, sample, t, -box, box), passes.value(t, sample)))
-    return lambda t: [float(v) for v in run(t)], truth, flat(twice)[0], one.objective
+    escape = jax.jit(lambda t: trust_region(passes, sample, t, -box, box))
+    return lambda t: [float(v) for v in run(t)], truth, flat(twice)[0], one.objective, escape
 
 
 def test_nothing_is_promised_at_the_optimum(saddle):
-    at, truth, _, _ = saddle
+    at, truth, *_ = saddle
     promised, least, value = at(truth)
     assert abs(promised) < 1e-9 and least > -1e-9 and value == pytest.approx(0.0, abs=1e-18)
 
 
 def test_much_is_promised_away_from_it(saddle):
-    at, truth, _, _ = saddle
+    at, truth, *_ = saddle
     for step in (0.05, 0.5):
         assert at(truth + step)[0] > 1.0
 
 
 def test_a_symmetric_saddle_shows_its_negative_curvature(saddle):
     """The best single atom, twice: the gradient is 0, yet parting the pair lowers the objective."""
-    at, _, twice, objective = saddle
+    at, _, twice, objective, _ = saddle
     promised, least, value = at(twice)
     assert value == pytest.approx(objective, rel=1e-12) and objective > 10
     assert least < -0.01 and promised > 1.0
     turns = [np.array([np.cos(a), np.sin(a)]) for a in np.linspace(0, np.pi, 8)]
     parted = [at(twice + 0.05 * jnp.array([0.0, 0.0, *turn, *-turn]))[2] for turn in turns]
     assert min(parted) < value - 0.1
+
+
+def test_the_trust_region_leaves_a_symmetric_saddle(saddle):
+    """No gradient tells it to: only the exact Hessian knows, and the hard case finds the way."""
+    _, _, twice, _, escape = saddle
+    end = jax.device_get(escape(twice))
+    assert end.status == Status.CONVERGED and end.objective < 1e-6

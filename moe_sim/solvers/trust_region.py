@@ -1,11 +1,10 @@
-"""Bounded trust-region solver: Gauss-Newton far away, exact Newton where Gauss-Newton misjudges.
+"""Bounded trust-region solver: Gauss-Newton, a corrector for curved valleys, and the exact Hessian to end with.
 
-Over-specified mixtures are why both are here. Where two fitted atoms share one true atom, the function depends
-on their distance through its square. The Gauss-Newton matrix then vanishes as fast as the squared gradient,
-its predicted decrease never falls, and the iteration crawls for hundreds of steps; the exact Hessian sees the
-curvature. What is left is a long, curved, nearly flat valley (mass moving between the two atoms), along which
-straight steps leave the floor at once: a corrector step brings them back, and steps that keep paying are
-stretched (theory_notes/solver.md has the measurements).
+Over-specified mixtures are why. Where two fitted atoms share one true atom, the function depends on their distance
+through its square. The Gauss-Newton matrix then vanishes as fast as the squared gradient and its predicted decrease
+never falls, so it cannot tell that it has arrived; the exact Hessian can. On the way there is a long, curved, nearly
+flat valley (mass moving between the two atoms), along which straight steps leave the floor at once: a corrector step
+brings them back, and steps that keep paying are stretched (theory_notes/solver.md has the measurements).
 """
 
 from __future__ import annotations
@@ -109,10 +108,8 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
 
         grown = jnp.where(ratio > 0.75, jnp.maximum(s.radius, 2.0 * length), s.radius)
         radius = jnp.where(good & (ratio > 0.25), grown, 0.25 * jnp.minimum(length, s.radius))
-        # A failed stretch says nothing about the model, and one failure of Gauss-Newton calls for the exact
-        # Hessian before it calls for a shorter step.
-        exact = s.exact | ~good | (ratio < 0.25)
-        radius = jnp.where((~good & (stretch > 1)) | (exact & ~s.exact), s.radius, radius)
+        # A failed stretch says nothing about the model.
+        radius = jnp.where(~good & (stretch > 1), s.radius, radius)
         paid = interior & (ratio > jnp.maximum(1.2, 0.75 * s.stretch))
         held = good & (ratio > 0.25 * s.stretch)
         stretch = jnp.where(paid, 2.0 * s.stretch, jnp.where(held, s.stretch, jnp.maximum(1.0, 0.25 * s.stretch)))
@@ -120,11 +117,15 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
         iterations = s.iterations + 1
         due = iterations % _WINDOW == 0
         reached = jnp.where(good, objective, s.objective)
-        flat = due & good & exact & (least > -1e-4) & (s.mark - reached <= _FLAT_GAIN) & (predicted <= 0.1 * _FLAT_GAIN)
+        slow = due & (s.mark - reached <= _FLAT_GAIN) & (predicted <= 0.1 * _FLAT_GAIN)
         tiny = radius <= _GRAIN * jnp.linalg.norm(s.scale * s.theta)
-        stalled = ~good & (tiny | (predicted <= _GRAIN * jnp.abs(s.objective)))
+        lost = ~good & (tiny | (predicted <= _GRAIN * jnp.abs(s.objective)))
+        # Where Gauss-Newton gains no more the exact Hessian has a look, and only its word is final.
+        exact = s.exact | slow | lost
+        radius = jnp.where(exact & ~s.exact, s.radius, radius)
+        flat = slow & s.exact & good & (least > -1e-4) & (tolerance > 0)
         status = jnp.where(iterations >= max_iterations, Status.MAX_ITERATIONS, RUNNING)
-        status = jnp.where(stalled, Status.STALLED, jnp.where(flat & (tolerance > 0), Status.FLAT, status))
+        status = jnp.where(lost & s.exact, Status.STALLED, jnp.where(flat, Status.FLAT, status))
 
         keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
         new = _State(
