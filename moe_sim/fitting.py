@@ -29,6 +29,7 @@ NEAR = 0.5  # log-likelihood units: fits this close to the best are statisticall
 PROMISE = 1e-3  # log-likelihood units a certified point may still be promised
 CURVATURE = -1e-3  # least scaled eigenvalue that a certified point may have
 _ROUND = 25  # iterations a round where lanes run together
+_FIRST_ORDER_ROUND = 1000  # of a first-order method, whose momentum is lost between rounds
 
 SOLVERS: dict[str, Callable] = {"least-squares": trust_region, "gradient": gradient_descent}
 
@@ -100,7 +101,8 @@ class Fitter:
         passes = least_squares(lambda theta, x: model.mean(self.unflatten(theta), x), model.noise)
         at_truth = least_squares(lambda theta, x: model.mean(truth, x), model.noise)
         # Where lanes run together, rounds of equal length that add up to no more than the limit.
-        rounds = 1 if self.how == "map" else -(-options.max_iterations // _ROUND)
+        length = _ROUND if options.estimator == "least-squares" else _FIRST_ORDER_ROUND
+        rounds = 1 if self.how == "map" else -(-options.max_iterations // length)
         self.cap = cap = options.max_iterations // rounds
         minimise = partial(SOLVERS[options.estimator], max_iterations=cap, **options.solver)
 

@@ -358,9 +358,6 @@ def test_rounds_keep_to_the_iteration_limit(monkeypatch, most):
     assert np.all(found.iterations <= most)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rounds of 25 forget the optimizer's state and end before its first check, at 50"
-)
 def test_first_order_lanes_run_together_come_to_an_end(fitted, monkeypatch):
     """From the minimum itself; where lanes run one after another this takes 150 iterations."""
     monkeypatch.setattr(lanes, "BLOCK", 4)
