@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Column, Table
@@ -191,7 +192,7 @@ def _table(verdicts: list[ms.Verdict]) -> Table:
         failures = ", ".join(f"{count} {name}" for name, count in v.uncertified.items())
         table.add_row(
             v.claim if v.claim != previous else "", v.loss, _claimed(v), _slope(v.slope, v.interval),
-            _slope(near["slope"], near["interval"]), f"{v.certified:.1%}{failures and f' ({failures})'}",
+            _slope(near["slope"], near["interval"]), f"{np.floor(1000 * v.certified) / 10:.1f}%{failures and f' ({failures})'}",
             v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
         )  # fmt: skip
         previous = v.claim

@@ -120,8 +120,8 @@ def caption(*results: Results) -> str:
     options = results[0].study.problem.options
     start = f"start: {options.start}" + ("" if options.start == "data" else " (USES THE TRUTH, a control)")
     return (
-        f"{results[0].study.problem.replicates} replicates a size; certified "
-        f"{(certificate == 'certified').mean():.1%}{f' ({rest})' if rest else ''}; {start}; {options.estimator}; "
+        f"{results[0].study.problem.replicates} replicates a size; {(certificate == 'certified').sum():,} of "
+        f"{len(certificate):,} fits certified{f' ({rest})' if rest else ''}; {start}; {options.estimator}; "
         "bands: 95% Monte Carlo intervals"
     )
 
