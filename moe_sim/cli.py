@@ -190,9 +190,10 @@ def _table(verdicts: list[ms.Verdict]) -> Table:
     for v in verdicts:
         near = v.near_minimiser
         failures = ", ".join(f"{count} {name}" for name, count in v.uncertified.items())
+        share = f"{np.floor(1000 * v.certified) / 10:.1f}%"  # 100.0% only where it is all of them
         table.add_row(
             v.claim if v.claim != previous else "", v.loss, _claimed(v), _slope(v.slope, v.interval),
-            _slope(near["slope"], near["interval"]), f"{np.floor(1000 * v.certified) / 10:.1f}%{failures and f' ({failures})'}",
+            _slope(near["slope"], near["interval"]), f"{share}{failures and f' ({failures})'}",
             v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
         )  # fmt: skip
         previous = v.claim

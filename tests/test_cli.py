@@ -172,7 +172,7 @@ def test_caption_counts_what_is_not_certified():
     results = ms.run(study())
     results.frame.loc[:2, "certificate"] = ["above_truth", "lone_start", "lone_start"]
     caption = plots.caption(results)
-    assert "certified 75.0% (2 lone_start, 1 above_truth)" in caption
+    assert "9 of 12 fits certified (2 lone_start, 1 above_truth)" in caption
     assert "4 replicates a size" in caption
 
 
