@@ -16,7 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from moe_sim.sampling import CHUNK, KEPT, Part, StreamedSample, empty, keep
+
 BLOCK = 256  # lanes a call: short enough for Ctrl-C, long enough to even out the devices
+ROWS = 2**25  # of long samples fewer lanes a call, so that Ctrl-C and progress stay prompt
 
 
 def batching() -> str:
@@ -29,46 +32,96 @@ class LaneFunction:
 
     ``lanes`` is a pytree of arrays with a common first axis, of any length; it is cut in blocks of one fixed
     shape, the last one padded with lanes that are skipped. Results come back as numpy arrays.
+
+    Where ``samples`` is set, ``shared`` is a batch of samples, the first entry of a lane the replicate, and ``one``
+    gets the sample of that replicate. Where lanes run one after another, a streamed sample is drawn once for
+    neighbouring lanes of one replicate and kept in memory (up to ``KEPT`` rows): memory is one sample a device.
     """
 
-    def __init__(self, one: Callable, how: str | None = None):
-        how = how or batching()
-        devices = jax.devices()
-        # Neighbouring lanes go to different devices, so that a block that is not full keeps all of them busy.
-        self._order = np.arange(BLOCK - BLOCK % len(devices)).reshape(-1, len(devices)).T.ravel()
+    def __init__(self, one: Callable, how: str | None = None, samples: bool = False):
+        self._how = how or batching()
+        self._one, self._samples = one, samples
+        self._devices = jax.devices()
+        self._share = BLOCK // len(self._devices)  # lanes of a device in one call
+        self._calls: dict[int, Callable] = {}
 
-        def guarded(shared, lane):
+    def _compiled(self, capacity: int) -> Callable:
+        """The jitted call; capacity: chunks of a kept sample, 0 for none."""
+        if capacity not in self._calls:
+            shard = {"map": self._map, "vmap": self._vmap}[self._how]
+            mesh, split = Mesh(np.asarray(self._devices), ("lane",)), PartitionSpec("lane")
+            spread = jax.shard_map(
+                lambda shared, lanes: shard(shared, lanes, capacity),
+                mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False,
+            )  # fmt: skip
+            self._calls[capacity] = jax.jit(spread)
+        return self._calls[capacity]
+
+    def _load(self, shared, lane):
+        return jax.tree.map(lambda leaf: leaf[jax.tree.leaves(lane)[0]], shared) if self._samples else shared
+
+    def _vmap(self, shared, lanes, _):
+        return jax.vmap(lambda lane: self._one(self._load(shared, lane), lane))(lanes[1])
+
+    def _map(self, shared, lanes, capacity):
+        def guarded(local, active, content):
+            shape = jax.eval_shape(self._one, local, content)
+            skipped = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)  # noqa: E731
+            return jax.lax.cond(active, lambda: self._one(local, content), skipped)
+
+        if not capacity:
+            return jax.lax.map(lambda lane: guarded(self._load(shared, lane[1]), *lane), lanes)
+
+        def body(carry, lane):
+            last, kept = carry
             active, content = lane
-            shape = jax.eval_shape(one, shared, content)
-            empty = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)  # noqa: E731
-            return jax.lax.cond(active, lambda: one(shared, content), empty)
+            replicate = jax.tree.leaves(content)[0]
+            new = active & (replicate != last)
+            kept = jax.lax.cond(new, lambda: keep(self._load(shared, content), kept), lambda: kept)
+            return (jnp.where(new, replicate, last), kept), guarded(kept, active, content)
 
-        def shard(shared, lanes):
-            if how == "map":
-                return jax.lax.map(lambda lane: guarded(shared, lane), lanes)
-            return jax.vmap(lambda lane: one(shared, lane))(lanes[1])
-
-        mesh, split = Mesh(np.asarray(devices), ("lane",)), PartitionSpec("lane")
-        spread = jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False)
-        self._call = jax.jit(spread)
+        first = jax.tree.map(lambda leaf: leaf[0], shared)
+        return jax.lax.scan(body, (jnp.array(-1, jax.tree.leaves(lanes[1])[0].dtype), empty(first, capacity)), lanes)[1]
 
     def __call__(self, shared, lanes):
         count = len(jax.tree.leaves(lanes)[0])
-        firsts = range(0, count, len(self._order))
-        found = [self._block(shared, lanes, first, count) for first in firsts]
-        parts = [jax.tree.map(lambda v, f=first: v[: count - f], out) for first, out in zip(firsts, found, strict=True)]
+        most = self._most(shared)
+        firsts = range(0, count, most)
+        parts = [self._block(shared, lanes, first, min(count - first, most)) for first in firsts]
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
     def compile(self, shared, lanes) -> None:
         """Compile for lanes of this kind, without running any."""
         self._block(shared, lanes, 0, 0)
 
+    def _most(self, shared) -> int:
+        """Lanes a call."""
+        whole = self._share * len(self._devices)
+        rows = int(np.max(shared.chunks)) * CHUNK if self._samples and _drawn(shared) else 1
+        return int(np.clip(ROWS // rows, len(self._devices), whole))
+
+    def _capacity(self, shared) -> int:
+        """Chunks to keep of a sample: a power of two, so that few compilations serve all sizes; 0 for none."""
+        if not self._samples or self._how != "map" or not _drawn(shared):
+            return 0
+        chunks = int(np.max(shared.chunks))
+        return 0 if chunks * CHUNK > KEPT else max(128, 1 << (chunks - 1).bit_length())
+
     def _block(self, shared, lanes, first: int, count: int):
-        index = first + self._order
-        block = jax.tree.map(lambda v: v[np.minimum(index, len(v) - 1)], lanes)
-        found = jax.device_get(self._call(shared, (jnp.asarray(index < count), block)))
-        back = np.argsort(self._order)
-        return jax.tree.map(lambda v: v[back], found)
+        """Lanes first .. first + count, neighbours on one device as far as all devices are kept busy."""
+        devices = len(self._devices)
+        each = -(-count // devices)
+        place = np.arange(self._share)[None] + each * np.arange(devices)[:, None]
+        active = (np.arange(self._share)[None] < each) & (place < count)
+        index = np.minimum(first + place, len(jax.tree.leaves(lanes)[0]) - 1).ravel()
+        block = jax.tree.map(lambda v: v[index], lanes)
+        found = jax.device_get(self._compiled(self._capacity(shared))(shared, (jnp.asarray(active.ravel()), block)))
+        return jax.tree.map(lambda v: v[np.flatnonzero(active)], found)
+
+
+def _drawn(samples) -> bool:
+    """Whether the rows are drawn as they are read."""
+    return isinstance(samples.whole if isinstance(samples, Part) else samples, StreamedSample)
 
 
 def compile_together(jobs: list[tuple[LaneFunction, Any, Any]]) -> None:

@@ -28,6 +28,10 @@ class Law:
     def draw(self, key, count: int):
         raise NotImplementedError
 
+    def rows(self, key, index, size):
+        """x (B, d) of the observations numbered ``index`` (B,) of a sample of ``size``; only a design looks at them."""
+        return self.draw(key, len(index))
+
 
 def _product(points: np.ndarray, weights: np.ndarray, dimension: int) -> tuple[np.ndarray, np.ndarray]:
     """A one-dimensional rule on every axis: points (m**d, d), weights (m**d,)."""
@@ -73,6 +77,21 @@ class Uniform(Law):
 
     def draw(self, key, count):
         return jax.random.uniform(key, (count, self.dimension), minval=self.low, maxval=self.high)
+
+
+@dataclass(frozen=True)
+class Linspace(Uniform):
+    """A fixed design on an interval: observation i of n is low + (high - low) i / (n - 1), as in arXiv 2305.03288.
+
+    Its limit is the uniform law, by which integrals are taken.
+    """
+
+    def draw(self, key, count):
+        return self.rows(key, jnp.arange(count), count)
+
+    def rows(self, key, index, size):
+        share = index / jnp.maximum(size - 1, 1)
+        return (self.low + (self.high - self.low) * share)[:, None]
 
 
 @dataclass(frozen=True)
@@ -124,7 +143,9 @@ def build_law(table: dict, dimension: int) -> Law:
         low, high = number("law.low", table.get("low", -1.0)), number("law.high", table.get("high", 1.0))
         if not low < high:
             raise InputError(f"law.low = {low} and law.high = {high}: pass low below high")
-        law = (Grid if name == "grid" else Uniform)(dimension, low, high, points)
+        if name == "linspace" and dimension != 1:
+            raise InputError(f"law.name = 'linspace' is for one covariate, the model has {dimension}: pass uniform")
+        law = {"grid": Grid, "uniform": Uniform, "linspace": Linspace}[name](dimension, low, high, points)
     if flag("law.finite", table.get("finite", False)) and not law.finite:
         law = Quadrature(law)
     return law

@@ -1,6 +1,6 @@
-"""The hot loop: one streamed pass over weighted data, from a function written for one sample.
+"""The streamed passes over weighted data that solvers ask for.
 
-All three passes return sums over the whole sample in units of the log-likelihood, so that "1" is one unit
+All of them return sums over the whole sample in units of the log-likelihood, so that "1" is one unit
 of log-likelihood whatever n is.
 """
 
@@ -12,18 +12,53 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from moe_sim import mixture
+from moe_sim.mixture import Form
+
 
 class Passes(NamedTuple):
     """What a solver may ask of the data, at a flat parameter vector theta of shape (P,).
 
     value(theta, sample): the objective, minus the log-likelihood up to a constant.
-    first(theta, sample): objective, gradient (P,), Gauss-Newton (expected-information) matrix (P, P).
+    first(theta, sample): objective, gradient (P,), Gauss-Newton or scoring matrix (P, P).
     curvature(theta, sample): what to add to that matrix to make it the exact Hessian (P, P).
+    complete(theta, sample): objective, gradient, complete-data information (P, P); mixtures only.
     """
 
     value: Callable
     first: Callable
     curvature: Callable
+    complete: Callable | None = None
+
+
+def likelihood(form: Form, coefficients: Callable) -> Passes:
+    """Passes of minus the log-likelihood of a mixture (2 pi included).
+
+    coefficients(theta): smooth, the ``mixture.Coefficients`` of flat parameters. The scoring matrix of ``first``
+    is the Gram matrix of the per-sample scores. Samples have weights 1, or 0 for padding.
+    """
+
+    def flat(theta):
+        return form.ravel(coefficients(theta))
+
+    def value(theta, sample):
+        c = coefficients(theta)
+        return -_sum_chunks(lambda x, y, weight: mixture.value(form, c, x, y, weight), sample)
+
+    def with_matrix(one_chunk):
+        def found(theta, sample):
+            c, jacobian = coefficients(theta), jax.jacfwd(flat)(theta)
+            loglik, score, matrix = _sum_chunks(lambda x, y, weight: one_chunk(form, c, x, y, weight), sample)
+            return -loglik, -(score @ jacobian), jacobian.T @ matrix @ jacobian
+
+        return found
+
+    def curvature(theta, sample):
+        c, jacobian = coefficients(theta), jax.jacfwd(flat)(theta)
+        score, matrix = _sum_chunks(lambda x, y, weight: mixture.curvature(form, c, x, y, weight), sample)
+        return jacobian.T @ matrix @ jacobian - jax.hessian(lambda t: score @ flat(t))(theta)
+
+    return Passes(value, with_matrix(mixture.first), curvature, with_matrix(mixture.complete))
 
 
 def least_squares(mean: Callable, noise: float) -> Passes:

@@ -16,9 +16,10 @@ from jax.tree_util import register_dataclass
 
 from moe_sim.errors import InputError
 from moe_sim.laws import Law
-from moe_sim.models.base import RegressionModel
+from moe_sim.models.base import MixtureModel, Model, RegressionModel
 
-CHUNK = 2048  # rows a streamed chunk; it changes last bits of sums, so it is fixed
+CHUNK = 1024  # rows a streamed chunk; it changes last bits of sums, so it is fixed
+KEPT = 2**22  # rows of one sample that are kept in memory at most; longer ones are drawn afresh at every pass
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class StoredSample:
 class StreamedSample:
     """``size`` i.i.d. observations that are drawn afresh, the same ones, each time a chunk is read.
 
-    Memory does not grow with n; ``size`` may be traced, so one compilation serves all sizes.
+    Memory does not grow with n; ``size`` may be traced, so one compilation serves all sizes. Row r of chunk i is
+    observation r * chunks + i, so that every chunk is spread over the sample: the first is a fair subsample,
+    also of a fixed design.
     """
 
     key: jax.Array
@@ -53,12 +56,56 @@ class StreamedSample:
         return (self.size + CHUNK - 1) // CHUNK
 
     def chunk(self, i):
-        x, y = self.draw(jax.random.fold_in(self.key, i))
-        return x, y, (i * CHUNK + jnp.arange(CHUNK) < self.size).astype(float)
+        index = jnp.arange(CHUNK) * self.chunks + i
+        x, y = self.draw(jax.random.fold_in(self.key, i), index, self.size)
+        return x, y, (index < self.size).astype(float)
+
+
+@dataclass(frozen=True)
+class KeptSample:
+    """A streamed sample drawn once: the arrays of ``StoredSample``, of which the first ``chunks`` chunks count."""
+
+    x: jax.Array
+    y: jax.Array
+    weight: jax.Array
+    chunks: jax.Array
+
+    def chunk(self, i):
+        return self.x[i], self.y[i], self.weight[i]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first ``chunks`` chunks of a sample: a subsample."""
+
+    whole: StoredSample | StreamedSample | KeptSample
+    chunks: jax.Array
+
+    def chunk(self, i):
+        return self.whole.chunk(i)
 
 
 register_dataclass(StoredSample, ["x", "y", "weight"], [])
 register_dataclass(StreamedSample, ["key", "size"], ["draw"])
+register_dataclass(KeptSample, ["x", "y", "weight", "chunks"], [])
+register_dataclass(Part, ["whole", "chunks"], [])
+
+
+def empty(sample: StreamedSample | Part, capacity: int) -> KeptSample:
+    """A buffer for ``keep``, of ``capacity`` chunks."""
+    shapes = jax.eval_shape(lambda: sample.chunk(0))
+    x, y, weight = (jnp.zeros((capacity, *s.shape), s.dtype) for s in shapes)
+    return KeptSample(x, y, weight, jnp.zeros((), jnp.asarray(sample.chunks).dtype))
+
+
+def keep(sample: StreamedSample | Part, buffer: KeptSample) -> KeptSample:
+    """Draw the sample into the buffer, so that passes over it need not draw again."""
+
+    def fill(i, arrays):
+        return tuple(a.at[i].set(v) for a, v in zip(arrays, sample.chunk(i), strict=True))
+
+    x, y, weight = jax.lax.fori_loop(0, sample.chunks, fill, (buffer.x, buffer.y, buffer.weight))
+    return KeptSample(x, y, weight, jnp.asarray(sample.chunks))
 
 
 def stored(x, y, weight=None) -> StoredSample:
@@ -78,14 +125,33 @@ def stored(x, y, weight=None) -> StoredSample:
     return StoredSample(fold(np.asarray(x, float)), fold(np.asarray(y, float)), fold(weight))
 
 
-def exact_samples(model: RegressionModel, truth, law: Law, n: int, seeds: list[np.random.SeedSequence]):
+def kept(x, y) -> KeptSample:
+    """Rows x (n, d), y (n, outputs) of weight 1, padded to a power of two of chunks: few shapes, few compilations."""
+    chunks = -(-len(x) // CHUNK)
+    rows = CHUNK << (chunks - 1).bit_length()
+
+    def fold(values):
+        padded = np.concatenate([values, np.zeros((rows - len(values), *values.shape[1:]))])
+        return jnp.asarray(padded.reshape(rows // CHUNK, CHUNK, *values.shape[1:]))
+
+    return KeptSample(
+        fold(np.asarray(x, float)), fold(np.asarray(y, float)), fold(np.ones(len(x))), jnp.asarray(chunks)
+    )
+
+
+def exact_samples(model: Model, truth, law: Law | None, n: int, seeds: list[np.random.SeedSequence]):
     """One exact sample of size n a seed, stacked: x (R, 1, M, d), y (R, 1, M, outputs), weight (R, 1, M).
 
     For a finite law and normal noise the counts N_m ~ Multinomial(n, mu) and the means of y in each point,
     N(f(x_m), noise^2 / N_m), are sufficient for least squares, so these few numbers are a sample of size n,
     not an approximation to one (theory_notes/sampling.md). n up to 1e12 and beyond (int64 counts).
     """
-    if not law.finite:
+    if not isinstance(model, RegressionModel):
+        raise InputError(
+            'sample.mode = "exact" needs a regression model: a mixture has no sufficient statistics, '
+            'pass sample.mode = "iid"'
+        )
+    if law is None or not law.finite:
         raise InputError(
             'sample.mode = "exact" needs a law on finitely many points: pass law.name = "grid", law.finite = true '
             '(the law then sits on its quadrature nodes), or sample.mode = "iid"'
@@ -106,27 +172,57 @@ def exact_samples(model: RegressionModel, truth, law: Law, n: int, seeds: list[n
 
 def streamed_samples(n: int, seeds: list[np.random.SeedSequence], draw: Callable) -> StreamedSample:
     """One streamed i.i.d. sample of size n a seed, stacked along the first axis; ``draw`` from ``streamer``."""
+    words = np.array([s.generate_state(1, np.uint64)[0] >> np.uint64(1) for s in seeds])
     return StreamedSample(
-        jnp.stack([jax.random.key(int(s.generate_state(1, np.uint64)[0] >> np.uint64(1))) for s in seeds]),
+        jax.vmap(jax.random.key)(jnp.asarray(words)),
         jnp.full(len(seeds), n, dtype=jnp.int64),
         draw,
     )
 
 
-def streamer(model: RegressionModel, truth, law: Law) -> Callable:
-    """``draw(key) -> x, y`` of one chunk. Make it once a study: jitted code is keyed by its identity."""
+def streamer(model: Model, truth, law: Law | None) -> Callable:
+    """``draw(key, index, size) -> x, y`` of one chunk. Make it once a study: jitted code is keyed by its identity."""
+    if isinstance(model, MixtureModel):
+        return _mixture_streamer(model, truth, law)
+    assert isinstance(model, RegressionModel) and law is not None
 
-    def draw(key):
+    def draw(key, index, size):
         key_x, key_y = jax.random.split(key)
-        x = law.draw(key_x, CHUNK)
+        x = law.rows(key_x, index, size)
         y = jax.vmap(lambda one: model.mean(truth, one))(x)
         return x, y + model.noise * jax.random.normal(key_y, y.shape)
 
     return draw
 
 
-def draw(model: RegressionModel, truth, law: Law, n: int, seed=0, mode: str = "exact"):
-    """One sample of size n. mode: ``exact`` (sufficient statistics) or ``iid`` (streamed). See the module."""
+def _mixture_streamer(model: MixtureModel, truth, law: Law | None) -> Callable:
+    """An expert by its gate, then y from that expert; joint models draw the expert first, then x, then y."""
+    joint = model.form(len(truth[model.mass])).joint
+
+    def draw(key, index, size):
+        key_k, key_x, key_y = jax.random.split(key, 3)
+        uniform = jax.random.uniform(key_k, index.shape)
+        if joint:
+            expert = jnp.searchsorted(jnp.cumsum(jnp.asarray(truth[model.mass]))[:-1], uniform, side="right")
+            x = jax.vmap(lambda k, e: model.draw_x(truth, k, e))(jax.random.split(key_x, len(index)), expert)
+        else:
+            assert law is not None
+            x = law.rows(key_x, index, size)
+            gates = jnp.cumsum(jnp.exp(jax.vmap(lambda one: model.log_gates(truth, one))(x)), axis=1)
+            expert = jnp.sum(uniform[:, None] >= gates[:, :-1], axis=1)
+        mean, variance = jax.vmap(lambda one: model.experts(truth, one))(x)
+        chosen = lambda v: jnp.take_along_axis(v, expert[:, None, None], axis=1)[:, 0]  # noqa: E731
+        noise = jax.random.normal(key_y, (len(index), model.outputs))
+        return x, chosen(mean) + jnp.sqrt(chosen(variance)) * noise
+
+    return draw
+
+
+def draw(model: Model, truth, law: Law | None, n: int, seed=0, mode: str = "exact"):
+    """One sample of size n. mode: ``exact`` (sufficient statistics) or ``iid`` (streamed). See the module.
+
+    law: None for a joint model, which draws x itself.
+    """
     if not isinstance(seed, np.random.SeedSequence):
         seed = np.random.SeedSequence(seed)
     if mode == "exact":

@@ -105,6 +105,7 @@ def test_the_box_has_the_shapes_and_holds_the_truth(case):
     lower, upper = case.model.box(4, 5.0, 2.0)
     assert {n: v.shape for n, v in lower.items()} == {n: v.shape for n, v in upper.items()} == case.model.shapes(4)
     assert all(np.array_equal(lower[name], -upper[name]) for name in upper)
+    assert case.model.free(case.truth) is case.truth is case.model.restore(case.truth)  # free as they are
     limit = {"bias": 2.0, "W1": case.model.network_bound, "W2": case.model.network_bound}
     assert all(np.all(upper[name] == limit.get(name, 5.0)) for name in upper)
     lower, upper = case.model.box(atoms_of(case), 5.0, 2.0)

@@ -15,9 +15,9 @@ from models import MODELS, every, means, prefix
 from scipy import stats
 
 from moe_sim.errors import InputError
-from moe_sim.laws import Grid, Normal, Quadrature, Uniform
+from moe_sim.laws import Grid, Linspace, Normal, Quadrature, Uniform
 from moe_sim.passes import least_squares
-from moe_sim.sampling import CHUNK, draw, exact_samples, stored, streamed_samples, streamer
+from moe_sim.sampling import CHUNK, Part, draw, empty, exact_samples, keep, kept, stored, streamed_samples, streamer
 from moe_sim.solvers.solution import Status
 from moe_sim.solvers.trust_region import trust_region
 
@@ -80,6 +80,23 @@ class TestLaws:
         assert np.array_equal(x, points[cell])
         assert stats.chisquare(np.bincount(cell, minlength=9), 5000 * weights).pvalue > 1e-4
 
+    def test_linspace_is_a_design_and_its_limit_is_uniform(self):
+        """Observation i of n sits at low + (high - low) i / (n - 1), whatever the key and whichever rows are asked."""
+        law, n = Linspace(1, -1.0, 2.0, 7), 1000
+        design = np.linspace(-1.0, 2.0, n)
+        index = np.random.default_rng(0).permutation(n)[:300]
+        for key in (0, 1):
+            assert np.asarray(law.rows(jax.random.key(key), index, n)) == pytest.approx(design[index, None], abs=1e-14)
+        assert np.asarray(law.draw(jax.random.key(0), n)) == pytest.approx(design[:, None], abs=1e-14)
+        assert np.asarray(law.draw(jax.random.key(0), 1)).tolist() == [[-1.0]]
+        for found, expected in zip(law.nodes(), Uniform(1, -1.0, 2.0, 7).nodes(), strict=True):
+            assert np.array_equal(found, expected)
+        assert not law.finite
+
+    def test_rows_of_a_random_law_do_not_look_at_their_numbers(self):
+        law, key = Normal(2, 0.5, 2.0), jax.random.key(3)
+        assert np.array_equal(law.rows(key, np.arange(50) * 7, 10**6), law.draw(key, 50))
+
 
 class TestExact:
     CASE = MODELS["linear-d2-N1-L2"]
@@ -133,9 +150,9 @@ def stream():
 
 
 def rows_of(sample):
-    """All rows of a streamed sample that count."""
+    """All rows of a streamed sample that count, chunk by chunk, and the weights (chunks, CHUNK) of all rows."""
     read = [jax.device_get(sample.chunk(i)) for i in range(int(sample.chunks))]
-    x, y, weight = (np.concatenate(part) for part in zip(*read, strict=True))
+    x, y, weight = (np.stack(part) for part in zip(*read, strict=True))
     assert set(np.unique(weight)) <= {0.0, 1.0}
     return x[weight > 0], y[weight > 0], weight
 
@@ -150,20 +167,61 @@ class TestStreamed:
         assert all(np.array_equal(a, b) for a, b in zip(rows_of(sample), rows_of(sample), strict=True))
 
     @pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
-    def test_the_last_chunk_is_masked(self, stream, n):
+    def test_every_chunk_is_masked_after_its_share(self, stream, n):
+        """Row r of chunk i is observation r * chunks + i: each observation once, and every chunk as full as another."""
         sample = one(streamed_samples(n, seeds(1), stream[1]))
         x, y, weight = rows_of(sample)
-        assert int(sample.chunks) == -(-n // CHUNK)
+        chunks = int(sample.chunks)
+        assert chunks == -(-n // CHUNK) and weight.shape == (chunks, CHUNK)
         assert len(x) == len(y) == n
-        assert np.array_equal(weight, np.arange(len(weight)) < n) and len(weight) == CHUNK * int(sample.chunks)
+        number = np.arange(CHUNK)[None] * chunks + np.arange(chunks)[:, None]
+        assert np.array_equal(weight, number < n) and np.array_equal(np.sort(number[weight > 0]), np.arange(n))
+        assert np.ptp(weight.sum(axis=1)) <= 1
 
-    def test_a_sample_is_a_prefix_of_a_larger_one(self, stream):
-        small, large = (rows_of(one(streamed_samples(n, seeds(1), stream[1]))) for n in (2500, 5000))
-        assert np.array_equal(small[0], large[0][:2500]) and np.array_equal(small[1], large[1][:2500])
+    def test_rows_are_told_their_numbers_and_the_size(self, stream):
+        seen = lambda key, index, size: (index[:, None], jnp.full((len(index), 1), size))  # noqa: E731
+        x, y, _ = rows_of(one(streamed_samples(2500, seeds(1), seen)))
+        assert np.array_equal(np.sort(x[:, 0]), np.arange(2500)) and np.all(y == 2500)
+
+    def test_a_design_is_whole_and_its_first_chunk_spread_over_it(self):
+        case, law, n = prefix("shared-linear", 1, 1, 1, outputs=1, width=1), Linspace(1, -2.0, 2.0), 5000
+        sample = one(streamed_samples(n, seeds(1), streamer(case.model, case.truth, law)))
+        x, _, _ = rows_of(sample)
+        assert np.sort(x[:, 0]) == pytest.approx(np.linspace(-2.0, 2.0, n), abs=1e-12)
+        first, _, weight = jax.device_get(sample.chunk(0))
+        assert first[weight > 0, 0] == pytest.approx(np.linspace(-2.0, 2.0, n)[:: int(sample.chunks)], abs=1e-12)
+
+    def test_chunks_of_a_sample_are_those_of_a_larger_one(self, stream):
+        """No draw depends on the size: only how many rows of a chunk count does."""
+        small, large = (one(streamed_samples(n, seeds(1), stream[1])) for n in (2500, 5000))
+        assert (int(small.chunks), int(large.chunks)) == (3, 5)
+        for i in range(3):
+            (x, y, some), (more_x, more_y, more) = (jax.device_get(s.chunk(i)) for s in (small, large))
+            assert np.array_equal(x, more_x) and np.array_equal(y, more_y)
+            assert np.all(some <= more) and (some.sum(), more.sum()) == (pytest.approx(2500 / 3, abs=1), 1000)
 
     def test_rows_chunks_and_seeds_all_differ(self, stream):
         x = [rows_of(one(streamed_samples(2 * CHUNK, [seed], stream[1])))[0] for seed in seeds(2)]
         assert len(np.unique(np.concatenate(x), axis=0)) == 4 * CHUNK
+
+    @pytest.mark.parametrize("n", [1, CHUNK, 2500])
+    def test_a_kept_sample_is_the_stream_that_was_kept(self, stream, n):
+        """Also in a buffer that held a larger sample before."""
+        sample = one(streamed_samples(n, seeds(1), stream[1]))
+        longer = one(streamed_samples(4 * CHUNK, seeds(1, 7), stream[1]))
+        for buffer in (empty(sample, 4), keep(longer, empty(longer, 4))):
+            found = jax.jit(keep)(sample, buffer)
+            assert int(found.chunks) == int(sample.chunks) and found.x.shape == (4, CHUNK, 2)
+            (x, y, weight), expected = rows_of(found), rows_of(sample)
+            assert np.array_equal(x, expected[0]) and np.array_equal(weight, expected[2])
+            assert y == pytest.approx(expected[1], rel=1e-14, abs=1e-14)  # compiled otherwise, it may round otherwise
+
+    def test_a_part_is_the_first_chunks(self, stream):
+        sample = one(streamed_samples(5000, seeds(1), stream[1]))
+        part = Part(sample, jnp.array(2))
+        x, y, weight = rows_of(part)
+        assert int(part.chunks) == 2 and weight.shape == (2, CHUNK) and len(x) == 2000
+        assert all(np.array_equal(a, b[:2000]) for a, b in zip((x, y), rows_of(sample)[:2], strict=True))
 
     def test_the_noise_is_independent_of_x_and_normal(self):
         """As many outputs as inputs: one key for both would repeat the bits. False-alarm rate 2e-4."""
@@ -190,12 +248,17 @@ def test_padding_of_a_stored_sample_does_not_change_the_objective(case):
     )
     theta = rng.normal(size=6)
     sample = stored(x, y, weight)
-    assert sample.weight.shape == (3, CHUNK) and stored(x[:10], y[:10]).weight.shape == (1, 10)
+    assert sample.weight.shape == (5, CHUNK) and stored(x[:10], y[:10]).weight.shape == (1, 10)
     residual = means(case, {"bias": theta[:2], "prefix": theta[2:].reshape(2, 2)}, x) - y
     expected = np.sum(weight[:, None] * residual**2) / (2 * 0.3**2)
     assert passes.value(jnp.asarray(theta), sample) == pytest.approx(expected, rel=1e-12)
     spoilt = replace(sample, y=jnp.where(sample.weight[..., None] > 0, sample.y, 1e6))
     assert passes.value(jnp.asarray(theta), spoilt) == pytest.approx(expected, rel=1e-12)
+    plain, loose = stored(x, y), kept(x, y)
+    assert loose.weight.shape == (8, CHUNK) and int(loose.chunks) == 5 and loose.weight.sum() == 5000
+    expected = np.sum(residual**2) / (2 * 0.3**2)
+    assert passes.value(jnp.asarray(theta), plain) == pytest.approx(expected, rel=1e-12)
+    assert passes.value(jnp.asarray(theta), loose) == pytest.approx(expected, rel=1e-12)
 
 
 def test_exact_and_raw_samples_give_the_estimator_one_law():

@@ -1,5 +1,11 @@
-"""Models, one file each. A family is a module with ``TABLE`` (the keys of its study table) and ``build``."""
+"""Models, one file each. A family is a module with ``TABLE`` (the keys of its study table), ``REQUIRED`` ones, and
+``build(model table, truth table)``; ``DRAWS_X`` where it is a joint density and the study has no law of x."""
 
-from moe_sim.models import prefix
+from moe_sim.models import gaussian_gated, prefix, prefix_mixture, softmax_gaussian
 
-FAMILIES = {"prefix": prefix}
+FAMILIES = {
+    "prefix": prefix,
+    "prefix-mixture": prefix_mixture,
+    "softmax-gaussian": softmax_gaussian,
+    "gaussian-gated": gaussian_gated,
+}

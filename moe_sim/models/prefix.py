@@ -161,7 +161,7 @@ TABLE: dict = {
 REQUIRED = ("structure", "noise", "projection", "projection.key", "projection.value")
 
 
-def build(table: dict) -> PrefixModel:
+def build(table: dict, truth: dict) -> PrefixModel:
     """The model of a study's ``[model]`` table (keys already checked by ``study``). Raises ``InputError``."""
     structure = one_of("model.structure", table["structure"], ("independent", "shared-linear", "shared-network"))
     noise = number("model.noise", table["noise"])

@@ -13,14 +13,14 @@ import numpy as np
 from moe_sim.fitting import FitOptions, loss_function
 from moe_sim.laws import Law
 from moe_sim.losses import Loss
-from moe_sim.models.base import Parameters, RegressionModel
+from moe_sim.models.base import Model, Parameters
 
 APART = 1e-6  # loss below which two measures are the same to rounding
 SAME = 1e-12  # L2 distance below which two functions are the same to rounding
 
 
 def two_point(
-    model: RegressionModel, truth: Parameters, law: Law, options: FitOptions, losses: list[Loss], flatten, unflatten
+    model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss], flatten, unflatten
 ):
     """``{loss name: evidence}`` for each loss, from the widest degenerate split that the parameter box allows.
 

@@ -1,0 +1,139 @@
+"""Gaussian-gated mixture of linear experts (arXiv 2305.07572): a joint density of (x, y),
+
+    p(x, y) = sum_k weight_k N(x; center_k, covariance_k) N(y; intercept_k + slope_k x, variance_k).
+
+Type I: no true center is 0. Type II: at least one is, and the rate of its slope changes
+(theory_notes/gaussian-gated.md).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe_sim.errors import InputError, array
+from moe_sim.measure import MixingMeasure
+from moe_sim.mixture import LOG_2PI, Coefficients, Form
+from moe_sim.models.gaussian import FULL, HALF, LinearExperts, Range, scale_range, sizes, variance_range
+
+TABLE: dict = {"family": None, "variance_range": None, "covariance_range": None}
+REQUIRED: tuple[str, ...] = ()
+DRAWS_X = True  # a joint density: the study has no law of x
+
+
+class GaussianGated(LinearExperts):
+    """Parameters weight (K,) adding up to 1, center (K, d), covariance (K, d, d) and those of ``LinearExperts``.
+
+    type_two: whether some true center is 0 (exponents: 2305.07572, Type I and Type II settings).
+    covariance_range: bounds of the squared diagonal of the Cholesky factors of covariances.
+    Free coordinates of a covariance are those of its Cholesky factor, logarithms on the diagonal.
+    """
+
+    mass = "weight"
+    variances = ("log_variance", "log_scale")
+
+    def __init__(
+        self, dimension: int, outputs: int, variance_range: Range = (1e-4, 1e4), covariance_range: Range = (1e-4, 1e4),
+        type_two: bool = False,
+    ):  # fmt: skip
+        super().__init__(dimension, outputs, variance_range)
+        self.covariance_range = covariance_range
+        slope = HALF if type_two else (1.0, 2.0)
+        self.exponents = {"center": FULL, "covariance": HALF, "slope": slope, "intercept": FULL, "variance": HALF}
+        self._below = np.tril_indices(dimension, -1)
+
+    def shapes(self, atoms):
+        d = self.dimension
+        return {"weight": (atoms,), "center": (atoms, d), "covariance": (atoms, d, d), **self.expert_shapes(atoms)}
+
+    def share(self, mass, among):
+        return mass / among
+
+    def box(self, atoms, bound, bias_bound):
+        d = self.dimension
+        lower, upper = self.expert_box(atoms, bound)
+        symmetric = {"log_ratio": (bias_bound, (atoms - 1,)), "center": (bound, (atoms, d)),
+                     "below": (bound, (atoms, len(self._below[0])))}  # fmt: skip
+        for name, (limit, shape) in symmetric.items():
+            lower[name], upper[name] = np.full(shape, -limit), np.full(shape, limit)
+        lower["log_scale"], upper["log_scale"] = (np.full((atoms, d), 0.5 * np.log(v)) for v in self.covariance_range)
+        return lower, upper
+
+    def free(self, params):
+        log_weight = jnp.log(jnp.asarray(params["weight"]))
+        factor = jnp.linalg.cholesky(jnp.asarray(params["covariance"]))
+        return self.expert_free(params) | {
+            "log_ratio": log_weight[:-1] - log_weight[-1],
+            "center": params["center"],
+            "log_scale": jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)),
+            "below": factor[:, self._below[0], self._below[1]],
+        }
+
+    def restore(self, free):
+        diagonal = jnp.exp(free["log_scale"])
+        factor = diagonal[:, :, None] * jnp.eye(self.dimension)
+        factor = factor.at[:, self._below[0], self._below[1]].set(free["below"])
+        return self.expert_restore(free) | {
+            "weight": jax.nn.softmax(jnp.append(free["log_ratio"], 0.0)),
+            "center": free["center"],
+            "covariance": factor @ jnp.swapaxes(factor, 1, 2),
+        }
+
+    def measure(self, params):
+        rows = len(params["weight"])
+        blocks = {
+            "center": jnp.asarray(params["center"]),
+            "covariance": jnp.asarray(params["covariance"]).reshape(rows, -1),
+        }
+        return MixingMeasure(jnp.log(jnp.asarray(params["weight"])), blocks | self.expert_blocks(params))
+
+    def form(self, atoms):
+        return Form(atoms, self.dimension, self.outputs, gate_degree=2, joint=True)
+
+    def coefficients(self, params):
+        """log of weight times density of x, as a polynomial: 1, x_i, then x_i x_j with i <= j."""
+        center, d = jnp.asarray(params["center"]), self.dimension
+        precision = jnp.linalg.inv(jnp.asarray(params["covariance"]))
+        linear = jnp.einsum("kij,kj->ki", precision, center)
+        log_det = jnp.linalg.slogdet(precision)[1]
+        constant = jnp.log(jnp.asarray(params["weight"])) + 0.5 * (
+            log_det - jnp.sum(linear * center, axis=1) - d * LOG_2PI
+        )
+        pairs = [(i, j) for i in range(d) for j in range(i, d)]
+        square = [(-0.5 if i == j else -1.0) * precision[:, i, j] for i, j in pairs]
+        gate = jnp.concatenate([constant[:, None], linear, jnp.stack(square, axis=1)], axis=1)
+        return Coefficients(gate, *self.expert_coefficients(params))
+
+    def from_clusters(self, tau, x, y):
+        count = jnp.sum(tau, axis=1) + 1e-9
+        center = tau @ x / count[:, None]
+        away = x[None] - center[:, None]
+        covariance = jnp.einsum("kn,kni,knj->kij", tau, away, away) / count[:, None, None]
+        everyone = jnp.sum(tau, axis=0)
+        spread = everyone @ (x - everyone @ x / jnp.sum(everyone)) ** 2 / jnp.sum(everyone)
+        covariance = covariance + (0.01 * spread + 1e-12)[None, :, None] * jnp.eye(self.dimension)
+        weight = count / jnp.sum(count)
+        return {"weight": weight, "center": center, "covariance": covariance, **self.expert_clusters(tau, x, y)}
+
+    def draw_x(self, params, key, expert):
+        factor = jnp.linalg.cholesky(jnp.asarray(params["covariance"]))[expert]
+        return jnp.asarray(params["center"])[expert] + factor @ jax.random.normal(key, (self.dimension,))
+
+
+def build(table: dict, truth: dict) -> GaussianGated:
+    """The model of a study; dimensions and type are those of its ``[truth]`` table. Raises ``InputError``."""
+    dimension, outputs = sizes(truth, "center")
+    center = np.asarray(truth["center"], float)
+    for name in ("weight", "covariance", "variance"):
+        if name not in truth:
+            raise InputError(f"truth.{name} is missing: add it to the study")
+    weight = array("truth.weight", truth["weight"], (None,))
+    if np.any(weight <= 0) or abs(weight.sum() - 1) > 1e-9:
+        raise InputError(f"truth.weight = {weight.tolist()}: pass positive weights that add up to 1")
+    covariance = array("truth.covariance", truth["covariance"], (None, dimension, dimension))
+    if not np.allclose(covariance, np.swapaxes(covariance, 1, 2)) or np.any(np.linalg.eigvalsh(covariance) <= 0):
+        raise InputError("truth.covariance has a matrix that is not symmetric and positive definite: mend it")
+    square = np.diagonal(np.linalg.cholesky(covariance), axis1=1, axis2=2) ** 2
+    ranges = variance_range(table, truth), scale_range("covariance_range", table, square)
+    return GaussianGated(dimension, outputs, *ranges, type_two=bool(np.any(np.all(center == 0, axis=1))))
