@@ -9,11 +9,12 @@ from moe_sim.solvers.model_step import box_step, scaling
 def still_promised(passes: Passes, sample, theta, lower, upper, radius=10.0):
     """The certificate of stationarity, from one pass and whatever solver found ``theta``.
 
-    The decrease, in log-likelihood units, that the exact quadratic model promises for the best step in the box
-    of at most ``radius`` marginal standard errors; and the least eigenvalue of the scaled Hessian on the free
-    variables (the scaled Gauss-Newton matrix has a unit diagonal). Both near 0 at a minimum (second-order KKT).
+    The objective; the decrease, in log-likelihood units, that the exact quadratic model promises for the best step
+    in the box of at most ``radius`` marginal standard errors; and the least eigenvalue of the scaled Hessian on the
+    free variables (the scaled Gauss-Newton matrix has a unit diagonal). The last two are near 0 at a minimum
+    (second-order KKT).
     """
     objective, gradient, gram = passes.first(theta, sample)
     matrix = gram + passes.curvature(theta, sample)
     step, _, least = box_step(theta, objective, gradient, matrix, scaling(gram), radius, lower, upper)
-    return -(gradient @ step + 0.5 * step @ matrix @ step), least
+    return objective, -(gradient @ step + 0.5 * step @ matrix @ step), least

@@ -57,7 +57,7 @@ def gradient_descent(
         return theta, state, value, k, status
 
     def stop(theta):
-        promised, least = still_promised(passes, sample, theta, lower, upper)
+        _, promised, least = still_promised(passes, sample, theta, lower, upper)
         return jnp.where((promised <= tolerance) & (least > -1e-4), Status.CONVERGED, RUNNING)
 
     begin = jnp.clip(start, lower, upper)

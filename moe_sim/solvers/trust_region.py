@@ -19,7 +19,7 @@ from moe_sim.solvers.model_step import box_step, scaling
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 
 RUNNING = -1
-_GRAIN = 1e-15  # relative rounding error of an objective
+GRAIN = 1e-15  # relative rounding error of an objective
 _POOR = 0.5  # a step that gains less than this part of its promise is corrected
 _CORRECTOR = 0.1  # length of a corrector, relative to the step
 _WINDOW = 8  # iterations over which a flat valley is judged
@@ -42,11 +42,15 @@ class _State(NamedTuple):
     passes: jax.Array
 
 
-def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200, tolerance=TOLERANCE) -> Solution:
+def trust_region(
+    passes: Passes, sample, start, lower, upper, max_iterations=200, tolerance=TOLERANCE, patience=None
+) -> Solution:
     """Minimise ``passes`` over the box [lower, upper] from ``start`` (all of shape (P,)); pure JAX.
 
     CONVERGED: a full step under the exact Hessian promises less than ``tolerance`` log-likelihood units (or
     less than rounding), and the Hessian is positive semidefinite on the free variables. See ``Status``.
+    patience: iterations after which the exact Hessian is used in any case; None to wait until Gauss-Newton has
+    nothing more to gain, which pays where a Hessian costs much more than a Gauss-Newton matrix.
     """
 
     def begin(theta):
@@ -67,7 +71,7 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
         matrix = s.gram + s.curvature
         step, interior, least = box_step(s.theta, s.objective, s.gradient, matrix, s.scale, s.radius, lower, upper)
         predicted = -(s.gradient @ step + 0.5 * step @ matrix @ step)
-        settled = interior & (predicted <= tolerance + _GRAIN * jnp.abs(s.objective))
+        settled = interior & (predicted <= tolerance + GRAIN * jnp.abs(s.objective))
         # Gauss-Newton may not end the search: only the exact Hessian tells a minimum from a saddle.
         end = s._replace(status=jnp.where(s.exact, Status.CONVERGED, RUNNING))
         new, moved = jax.lax.cond(settled, lambda: (end, False), lambda: attempt(s, step, predicted, interior, least))
@@ -118,10 +122,10 @@ def trust_region(passes: Passes, sample, start, lower, upper, max_iterations=200
         due = iterations % _WINDOW == 0
         reached = jnp.where(good, objective, s.objective)
         slow = due & (s.mark - reached <= _FLAT_GAIN) & (predicted <= 0.1 * _FLAT_GAIN)
-        tiny = radius <= _GRAIN * jnp.linalg.norm(s.scale * s.theta)
-        lost = ~good & (tiny | (predicted <= _GRAIN * jnp.abs(s.objective)))
+        tiny = radius <= GRAIN * jnp.linalg.norm(s.scale * s.theta)
+        lost = ~good & (tiny | (predicted <= GRAIN * jnp.abs(s.objective)))
         # Where Gauss-Newton gains no more the exact Hessian has a look, and only its word is final.
-        exact = s.exact | slow | lost
+        exact = s.exact | slow | lost | (False if patience is None else iterations >= patience)
         radius = jnp.where(exact & ~s.exact, s.radius, radius)
         flat = slow & s.exact & good & (least > -1e-4) & (tolerance > 0)
         status = jnp.where(iterations >= max_iterations, Status.MAX_ITERATIONS, RUNNING)

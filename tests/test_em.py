@@ -1,0 +1,156 @@
+"""EM: its steps against closed forms, that it never goes down, and that it ends where scoring does."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from mixtures import MIXTURES, atoms_of, passes_at, rows
+from scipy.special import softmax as softmax_of
+
+from moe_sim.fitting import FitOptions, Fitter
+from moe_sim.lanes import LaneFunction
+from moe_sim.models.softmax_gaussian import SoftmaxGaussian
+from moe_sim.sampling import draw, stored
+from moe_sim.solvers.em import Point, em_step, expectation_maximization
+from moe_sim.solvers.solution import Status
+from moe_sim.solvers.trust_region import GRAIN, trust_region
+
+
+def sample_of(case, n, seed):
+    return rows(draw(case.model, case.truth, case.law, n, seed, mode="iid"))
+
+
+def setting(case, x, y, seed=0, spread=0.7):
+    """A start, the passes, the sample, bounds and EM's variance groups."""
+    theta, unflatten, passes = passes_at(case, case.truth)
+    fitter = Fitter(case.model, case.truth, FitOptions(atoms_of(case), "em", bound=30.0, bias_bound=30.0))
+    lower, upper = jnp.asarray(fitter.lower), jnp.asarray(fitter.upper)
+    start = jnp.clip(theta + spread * np.random.default_rng(seed).normal(size=theta.shape), lower, upper)
+    return start, unflatten, passes, stored(x, y), lower, upper, fitter._groups(case.model)
+
+
+@pytest.mark.parametrize("name", list(MIXTURES))
+def test_no_step_lowers_the_likelihood(name):
+    """30 EM steps from three poor starts, every model, free and tied, bounds touched or not."""
+    case = MIXTURES[name]
+    x, y = sample_of(case, 300, 1)
+    _, _, passes, sample, lower, upper, groups = setting(case, x, y)
+
+    @jax.jit
+    def path(theta):
+        look = lambda t: Point(t, *passes.complete(t, sample))  # noqa: E731
+
+        def step(carry, _):
+            at, radius = carry
+            new, radius, _, fine = em_step(look, at, radius, lower, upper, groups)
+            return (new, radius), (new.objective, fine)
+
+        begin = look(theta)
+        return begin.objective, jax.lax.scan(step, (begin, jnp.array(jnp.inf)), None, 30)[1]
+
+    for seed in range(3):
+        begin, (objectives, fine) = path(setting(case, x, y, seed)[0])
+        values = np.concatenate([[begin], objectives])
+        assert np.all(np.diff(values) <= GRAIN * (1 + np.abs(values[:-1])))
+        assert values[-1] < values[0] - 1 and np.all(fine)
+
+
+def test_a_step_is_the_closed_form():
+    """Experts by weighted least squares, variances by weighted mean squares, the gate by one step of IRLS: in numpy."""
+    case = MIXTURES["softmax-K2-d1-o1"]
+    x, y = sample_of(case, 200, 2)
+    start, unflatten, passes, sample, lower, upper, groups = setting(case, x, y, 3, spread=0.2)
+    look = jax.jit(lambda t: Point(t, *passes.complete(t, sample)))
+    new, _, tries, fine = em_step(look, look(start), jnp.array(jnp.inf), lower, upper, groups)
+    assert fine and tries == 1
+    old, found = ({k: np.asarray(v) for k, v in unflatten(t).items()} for t in (start, new.theta))
+
+    features = np.column_stack([np.ones(len(x)), x])
+    logits = features @ np.column_stack([old["gate_bias"], old["gate_slope"]]).T
+    mean = features @ np.column_stack([old["intercept"], old["slope"]]).T
+    log_part = logits - 0.5 * np.log(old["variance"]) - 0.5 * (y - mean) ** 2 / old["variance"]
+    tau = softmax_of(log_part, axis=1)
+    for k in range(2):
+        root = np.sqrt(tau[:, k])
+        line, *_ = np.linalg.lstsq(root[:, None] * features, root * y[:, 0], rcond=None)
+        assert [found["intercept"][k], found["slope"][k, 0]] == pytest.approx(line, rel=1e-9)
+        rest = tau[:, k] @ (y[:, 0] - features @ line) ** 2 / tau[:, k].sum()
+        assert found["variance"][k] == pytest.approx(rest, rel=1e-9)
+    w = softmax_of(logits, axis=1)[:, 0]
+    newton = np.linalg.solve(features.T @ ((w * (1 - w))[:, None] * features), features.T @ (tau[:, 0] - w))
+    assert [found["gate_bias"][0], found["gate_slope"][0, 0]] == pytest.approx(logits_of(old) + newton, rel=1e-9)
+
+
+def logits_of(params):
+    return np.array([params["gate_bias"][0], params["gate_slope"][0, 0]])
+
+
+@pytest.fixture(scope="module")
+def both():
+    """EM and scoring from one start on each of 200 random data sets, a truth of its own each: two dicts of arrays."""
+    model, sets, n = SoftmaxGaussian(1, 1, (1e-2, 1e2)), 200, 400
+    rng = np.random.default_rng(17)
+    truths = {
+        "gate_bias": np.column_stack([rng.normal(size=sets), np.zeros(sets)]),
+        "gate_slope": np.stack([rng.normal(size=(sets, 1)), np.zeros((sets, 1))], axis=1),
+        "intercept": rng.normal(size=(sets, 2)) + np.array([2.0, -2.0]), "slope": rng.normal(size=(sets, 2, 1)),
+        "variance": 0.3 + rng.random((sets, 2)),
+    }  # fmt: skip
+    x = rng.uniform(-2, 2, size=(sets, n))
+    logit = truths["gate_bias"][:, :1] + truths["gate_slope"][:, 0] * x
+    expert = (rng.random((sets, n)) * (1 + np.exp(-logit)) > 1).astype(int)
+    pick = lambda v: np.take_along_axis(v, expert, axis=1)  # noqa: E731
+    y = pick(truths["intercept"]) + pick(truths["slope"][:, :, 0]) * x
+    y = y + np.sqrt(pick(truths["variance"])) * rng.normal(size=(sets, n))
+    samples = stored(x[0][:, None], y[0][:, None])
+    samples = type(samples)(jnp.asarray(x[:, None, :, None]), jnp.asarray(y[:, None, :, None]), jnp.ones((sets, 1, n)))
+
+    fitter = Fitter(model, None, FitOptions(2, "em", bound=30.0, bias_bound=30.0))
+    starts = np.stack([fitter.flatten({k: v[r] for k, v in truths.items()}) for r in range(sets)])
+    lower, upper = jnp.asarray(fitter.lower), jnp.asarray(fitter.upper)
+    em = partial(expectation_maximization, max_iterations=20_000, groups=fitter._groups(model))
+    solvers = {"em": em, "scoring": partial(trust_region, patience=10)}
+    found = {}
+    for name, solver in solvers.items():
+        solve = lambda sample, lane, solver=solver: solver(fitter.passes, sample, lane[1], lower, upper, tolerance=1e-9)  # noqa: E731
+        found[name] = LaneFunction(solve, samples=True)(samples, (np.arange(sets), starts))
+    return found
+
+
+def test_em_and_scoring_reach_the_same_maximum(both):
+    """Within 1e-7 of a log-likelihood unit on at least 95% of the data sets; both from the truth, tolerance 1e-9."""
+    gap = np.abs(both["em"].objective - both["scoring"].objective)
+    assert np.mean(gap <= 1e-7) >= 0.95
+
+
+def test_both_say_that_they_converged(both):
+    for name, found in both.items():
+        assert np.mean(found.status == Status.CONVERGED) >= 0.95, name
+    assert np.median(both["em"].iterations) > np.median(both["scoring"].iterations)
+
+
+def test_em_says_how_it_stopped():
+    case = MIXTURES["softmax-K2-d1-o1"]
+    x, y = sample_of(case, 300, 4)
+    start, _, passes, sample, lower, upper, groups = setting(case, x, y)
+    run = jax.jit(lambda t, limit: expectation_maximization(passes, sample, t, lower, upper, limit, groups=groups))
+    done = run(start, 5000)
+    assert done.status == Status.CONVERGED
+    cut = run(start, 4)
+    assert cut.status == Status.MAX_ITERATIONS and cut.iterations == 4 and cut.objective > done.objective
+    assert run(start.at[0].set(jnp.nan), 5000).status == Status.NOT_FINITE
+    assert np.all((lower <= done.theta) & (done.theta <= upper))
+
+
+def test_the_box_holds_em():
+    """A variance that would go to 0 stops at its bound: a line through points that lie on it."""
+    case = MIXTURES["softmax-K2-d1-o1"]
+    rng = np.random.default_rng(5)
+    x = rng.uniform(-2, 2, size=(120, 1))
+    y = np.where(np.arange(120)[:, None] % 2, 1.0 + 2.0 * x, rng.normal(size=(120, 1)) - 3.0)
+    start, unflatten, passes, sample, lower, upper, groups = setting(case, x, y, spread=0.3)
+    found = jax.jit(lambda t: expectation_maximization(passes, sample, t, lower, upper, groups=groups))(start)
+    variance = np.asarray(unflatten(found.theta)["variance"])
+    assert variance.min() == pytest.approx(1e-3, rel=1e-9) and np.isfinite(found.objective)
