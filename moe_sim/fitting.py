@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +13,18 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from moe_sim import starts as start_rules
+from moe_sim.distances import function_distance
 from moe_sim.errors import InputError
 from moe_sim.lanes import LaneFunction, batching
 from moe_sim.laws import Law
-from moe_sim.losses import Loss, evaluate
-from moe_sim.models.base import Parameters, RegressionModel
-from moe_sim.passes import least_squares
-from moe_sim.sampling import StoredSample
+from moe_sim.losses import Loss, evaluate_all
+from moe_sim.models.base import MixtureModel, Model, Parameters, RegressionModel
+from moe_sim.passes import Passes, least_squares, likelihood
+from moe_sim.sampling import Part, StoredSample
 from moe_sim.solvers.certificate import still_promised
+from moe_sim.solvers.em import expectation_maximization, variance_groups
 from moe_sim.solvers.gradient import gradient_descent
-from moe_sim.solvers.solution import Solution, Status
+from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 from moe_sim.solvers.trust_region import trust_region
 
 NEAR = 0.5  # log-likelihood units: fits this close to the best are statistically the same fit
@@ -31,13 +33,23 @@ CURVATURE = -1e-3  # least scaled eigenvalue that a certified point may have
 _ROUND = 25  # iterations a round where lanes run together
 _FIRST_ORDER_ROUND = 1000  # of a first-order method, whose momentum is lost between rounds
 
-SOLVERS: dict[str, Callable] = {"least-squares": trust_region, "gradient": gradient_descent}
+SELECT = 5.0  # log-likelihood units: starts so far behind the best on a subsample are not followed further
+SAME = 1e-4  # log-likelihood units: starts this close on a subsample have found one and the same optimum there
+_PATIENCE = 10  # scoring steps before the exact Hessian, which costs a mixture little more than a score
+_LEVEL = 8  # factor between the subsamples that a start is led through
+
+SOLVERS: dict[str, Callable] = {
+    "least-squares": trust_region, "mle": trust_region, "em": expectation_maximization, "gradient": gradient_descent,
+}  # fmt: skip
+ESTIMATORS = {RegressionModel: ("least-squares", "gradient"), MixtureModel: ("mle", "em", "gradient")}
+LIMITS = {"least-squares": 300, "mle": 300, "em": 5000, "gradient": 5000}  # default iterations
 
 CERTIFICATES = {
     "certified": "stationary, not above the objective at the truth, and reached from at least two starts",
     "above_truth": "the truth has a lower objective, so the minimiser was not found",
     "not_stationary": "a step of at most ten standard errors promises more than 0.001 log-likelihood units",
     "lone_start": "no second start came within 0.5 log-likelihood units of the best",
+    "degenerate": "every start ended with a variance on its lower bound, where the likelihood has a spike, no estimate",
 } | {str(status): status.explain() for status in Status if status not in (Status.CONVERGED, Status.FLAT)}
 
 
@@ -67,7 +79,8 @@ class Fits(NamedTuple):
 
     theta (R, P) the best fit, objective and objective_at_truth in log-likelihood units, status (a ``Status``),
     promised and curvature (see ``solvers.certificate``), agreeing: starts within ``NEAR`` of the best, starts:
-    starts spent, iterations and passes: summed over them, certificate (R,) of strings (``CERTIFICATES``).
+    starts spent, iterations and passes: summed over them (passes in units of one over the whole sample, those over
+    subsamples included; the first chunk's are not), certificate (R,) of strings (``CERTIFICATES``).
     near: one array (k_r, P) a replicate, all fits within ``NEAR`` of the best, the best included.
     """
 
@@ -85,84 +98,146 @@ class Fits(NamedTuple):
     near: list[np.ndarray]
 
 
-class Fitter:
-    """The compiled machinery of one model, truth, and set of options: make one a study, use it for all sizes."""
+class _Lanes(NamedTuple):
+    """Starts that were followed to the end: replicate (L,), how many starts each stands for (L,), their solutions."""
 
-    def __init__(self, model: RegressionModel, truth: Parameters, options: FitOptions, how: str | None = None):
-        if options.estimator not in SOLVERS:
+    replicate: np.ndarray
+    copies: np.ndarray
+    solution: Solution
+
+
+class _Spent(NamedTuple):
+    """What each replicate has cost so far, (R,) each: see ``Fits``."""
+
+    starts: np.ndarray
+    iterations: np.ndarray
+    passes: np.ndarray
+
+
+def estimators(model: Model) -> tuple[str, ...]:
+    """Estimators that fit a model."""
+    return next(names for kind, names in ESTIMATORS.items() if isinstance(model, kind))
+
+
+def passes_of(model: Model, unflatten: Callable, atoms: int) -> Passes:
+    """The passes of a model with ``atoms`` atoms; ``unflatten(theta)`` gives its parameters."""
+    if isinstance(model, MixtureModel):
+        return likelihood(model.form(atoms), lambda theta: model.coefficients(unflatten(theta)))
+    assert isinstance(model, RegressionModel)
+    return least_squares(lambda theta, x: model.mean(unflatten(theta), x), model.noise)
+
+
+class Fitter:
+    """The compiled machinery of one model, truth, and set of options: make one a study, use it for all sizes.
+
+    truth: None where it is not known (data of one's own); the start rule is then ``data``.
+    """
+
+    def __init__(self, model: Model, truth: Parameters | None, options: FitOptions, how: str | None = None):
+        if options.estimator not in estimators(model):
             raise InputError(
-                f"fit.estimator = {options.estimator!r} does not fit a regression model: pass {' or '.join(SOLVERS)}"
+                f"fit.estimator = {options.estimator!r} does not fit this model: pass {' or '.join(estimators(model))}"
             )
         self.model, self.truth, self.options = model, truth, options
         lower, upper = model.box(options.atoms, options.bound, options.bias_bound)
-        self.lower, self.unflatten = ravel_pytree(lower)
+        self.lower, unravel = ravel_pytree(lower)
         self.upper, _ = ravel_pytree(upper)
+        self.unflatten = unflatten = lambda theta: model.restore(unravel(theta))
+        self.unflatten_free = unravel
+        self.cover = cache(lambda atoms: self.flatten(model.cover(truth or {}, np.array(atoms))))
+        scales = {name: np.full(np.shape(v), name in getattr(model, "variances", ())) for name, v in lower.items()}
+        self._scales = np.asarray(ravel_pytree(scales)[0], bool)
         self.how = how or batching()
-        passes = least_squares(lambda theta, x: model.mean(self.unflatten(theta), x), model.noise)
-        at_truth = least_squares(lambda theta, x: model.mean(truth, x), model.noise)
+        self.passes = passes = passes_of(model, unflatten, options.atoms)
         # Where lanes run together, rounds of equal length that add up to no more than the limit.
-        length = _ROUND if options.estimator == "least-squares" else _FIRST_ORDER_ROUND
+        length = _ROUND if SOLVERS[options.estimator] is trust_region else _FIRST_ORDER_ROUND
         rounds = 1 if self.how == "map" else -(-options.max_iterations // length)
         self.cap = cap = options.max_iterations // rounds
-        minimise = partial(SOLVERS[options.estimator], max_iterations=cap, **options.solver)
+        keywords = dict(options.solver)
+        if options.estimator == "em" and isinstance(model, MixtureModel):
+            keywords["groups"] = self._groups(model)
+        self.tolerance = keywords.pop("tolerance", TOLERANCE)
+        if options.estimator == "mle":
+            keywords["patience"] = _PATIENCE
+        minimise = partial(SOLVERS[options.estimator], passes, lower=self.lower, upper=self.upper, **keywords)
+        by_cluster = start_rules.clusters(options.start, model)
 
-        def pick(samples, replicate):
-            return jax.tree.map(lambda leaf: leaf[replicate], samples)
-
-        def improve(samples, lane):
-            replicate, options_ = lane
-            sample = pick(samples, replicate)
-            value = jax.lax.map(lambda theta: passes.value(theta, _head(sample)), options_)
-            start = options_[jnp.nanargmin(value)]
+        def improve(sample, lane):
+            """The best candidate of a start on the first chunk, and the optimum near it there."""
+            _, points = lane
+            if by_cluster:
+                x, y, weight = sample.chunk(0)
+                points = jax.lax.map(lambda u: self._from_clusters(u, x, y, weight), points)
+            value = jax.lax.map(lambda theta: passes.value(theta, _head(sample)), points)
+            best = jnp.nanargmin(value)
             if _is_small(sample):
-                return start
-            head = _head(sample)
-            return trust_region(passes, head, start, self.lower, self.upper, max_iterations=50).theta
+                return points[best], value[best]
+            if options.estimator == "gradient":
+                found = trust_region(passes, _head(sample), points[best], self.lower, self.upper, 100, SAME)
+            else:
+                limit = min(500, options.max_iterations)
+                found = minimise(_head(sample), points[best], max_iterations=limit, tolerance=SAME)
+            return found.theta, found.objective
 
-        def solve(samples, lane):
-            replicate, theta = lane
-            return minimise(passes, pick(samples, replicate), theta, self.lower, self.upper)
+        def solve(sample, lane):
+            _, theta, tolerance = lane
+            return minimise(sample, theta, max_iterations=cap, tolerance=tolerance)
 
-        def certify(samples, lane):
-            replicate, theta = lane
-            sample = pick(samples, replicate)
-            promised, least = still_promised(passes, sample, theta, self.lower, self.upper)
-            return passes.value(theta, sample), promised, least
+        at_truth = passes_of(model, lambda theta: truth, len(truth[model.mass])) if truth is not None else None
 
-        self._improve, self._solve, self._certify = (LaneFunction(f, self.how) for f in (improve, solve, certify))
-        self._at_truth = LaneFunction(lambda samples, lane: at_truth.value(jnp.zeros(0), pick(samples, lane)), self.how)
+        def certify(sample, lane):
+            _, theta = lane
+            known = jnp.array(jnp.inf) if at_truth is None else at_truth.value(jnp.zeros(0), sample)
+            return known, *still_promised(passes, sample, theta, self.lower, self.upper)
+
+        functions = (improve, solve, certify)
+        self._improve, self._solve, self._certify = (LaneFunction(f, self.how, samples=True) for f in functions)
+
+    def _from_clusters(self, uniform, x, y, weight):
+        assert isinstance(self.model, MixtureModel)
+        params = start_rules.from_data(self.model, uniform, x, y, weight)
+        return jnp.clip(ravel_pytree(self.model.free(params))[0], self.lower, self.upper)
+
+    def _groups(self, model: MixtureModel):
+        form = model.form(self.options.atoms)
+        middle = (self.lower + self.upper) / 2
+        flat = lambda theta: form.ravel(model.coefficients(self.unflatten(theta)))  # noqa: E731
+        return variance_groups(form, np.asarray(jax.jacfwd(flat)(middle)))
 
     def flatten(self, params: Parameters) -> np.ndarray:
-        """Named parameters as a flat vector (P,)."""
-        return np.asarray(ravel_pytree(params)[0])
+        """Named parameters as a flat vector of free coordinates (P,)."""
+        return np.asarray(ravel_pytree(self.model.free(params))[0], float)
 
     def jobs(self, samples) -> list[tuple[LaneFunction, Any, Any]]:
         """What there is to compile for samples of this shape (see ``lanes.compile_together``)."""
         first, theta = np.zeros(1, int), np.asarray(self.lower)[None]
         candidates = self.starting_points([np.random.SeedSequence(0)])[0, :1]
-        pairs = [(self._solve, theta), (self._certify, theta), (self._improve, candidates)]
-        return [(f, samples, (first, lane)) for f, lane in pairs] + [(self._at_truth, samples, first)]
+        part = samples if _is_small(samples) else _part(samples, 1)
+        jobs = [(self._solve, part, (first, theta, np.ones(1))), (self._certify, samples, (first, theta))]
+        return [*jobs, (self._improve, part, (first, candidates))]
 
     def starting_points(self, seeds: list[np.random.SeedSequence]) -> np.ndarray:
-        """Candidates (R, starts, C, P) of one round, one seed a replicate."""
+        """Candidates (R, starts, C, P) of one round, one seed a replicate (see ``starts.candidates``)."""
         o = self.options
+        true_atoms = o.atoms if self.truth is None else len(self.truth[self.model.mass])
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         rule = partial(
-            start_rules.candidates, o.start, self.model, self.truth, o.atoms, lower, upper, o.starts,
-            flatten=self.flatten, spread=o.spread,
+            start_rules.candidates, o.start, self.model, true_atoms, o.atoms, lower, upper, o.starts,
+            cover=self.cover, spread=o.spread,
         )  # fmt: skip
         return np.stack([rule(seed) for seed in seeds])
 
-    def solve(self, samples, replicate: np.ndarray, start: np.ndarray) -> Solution:
+    def solve(self, samples, replicate: np.ndarray, start: np.ndarray, tolerance: float | None = None) -> Solution:
         """Solve every lane from its start; lanes cut off by a round are gathered and go on."""
-        found: Solution = self._solve(samples, (replicate, start))
+        limit = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
+        found: Solution = self._solve(samples, (replicate, start, limit))
         while self.how != "map":
             left = (found.status == Status.MAX_ITERATIONS) & (
                 found.iterations + self.cap <= self.options.max_iterations
             )
             if not left.any():
                 break
-            more: Solution = self._solve(samples, (replicate[left], found.theta[left]))
+            more: Solution = self._solve(samples, (replicate[left], found.theta[left], limit[left]))
             spent = {name: getattr(found, name)[left] + getattr(more, name) for name in ("iterations", "passes")}
             for old, new in zip(found, more._replace(**spent), strict=True):
                 old[left] = new
@@ -171,47 +246,123 @@ class Fitter:
     def fit(self, samples, seeds: list[np.random.SeedSequence]) -> Fits:
         """Fit R samples (leaves with first axis R); ``seeds`` make their starts, and those of later rounds."""
         count, size = len(seeds), self.options.starts
-        at_truth = np.asarray(self._at_truth(samples, np.arange(count)))
-        lanes: list[tuple[np.ndarray, Solution]] = []
+        lanes: list[_Lanes] = []
+        spent = _Spent(*np.zeros((3, count)))
         pending = np.arange(count)
         rounds = [seed.spawn(max(1, self.options.budget)) for seed in seeds]
+        head = samples if _is_small(samples) else _part(samples, 1)
+        checked = np.zeros((4, count))
         for attempt in range(max(1, self.options.budget)):
             points = self.starting_points([rounds[r][attempt] for r in pending])
             replicate = np.repeat(pending, size)
-            start = self._improve(samples, (replicate, points.reshape(len(replicate), *points.shape[2:])))
-            lanes.append((replicate, self.solve(samples, replicate, np.asarray(start))))
-            fits = self._judge(samples, lanes, at_truth)
+            spent.starts[pending] += size
+            start, value = self._improve(head, (replicate, points.reshape(len(replicate), *points.shape[2:])))
+            lanes.append(self._follow(samples, replicate, start, value, spent))
+            fits = self._judge(samples, lanes, spent, pending, checked)
             pending = np.flatnonzero(fits.certificate != "certified")
             if not len(pending):
                 break
         return fits
 
-    def _judge(self, samples, lanes, at_truth) -> Fits:
-        """Best fit, certificate and near-minimisers of each replicate from all lanes so far."""
-        owner = np.concatenate([replicate for replicate, _ in lanes])
-        every = jax.tree.map(lambda *parts: np.concatenate(parts), *[solution for _, solution in lanes])
+    def _follow(self, samples, replicate, theta, value, spent: _Spent) -> _Lanes:
+        """Lead starts to optima of the whole sample, through larger and larger subsamples.
+
+        After each (``value`` is that on the first chunk) the hopeless are left behind, and those that met go on as one.
+        """
+        copies = np.ones(len(replicate), int)
+        small = _is_small(samples)
+        total = int(np.max(samples.chunks))
+        levels = [total] if small else _levels(total)
+        for chunks in levels:
+            if not small:
+                first = chunks == levels[0]
+                kept, copies = _survivors(replicate, copies, value, self._degenerate(theta), first)
+                replicate, theta = replicate[kept], theta[kept]
+            part = samples if small else _part(samples, chunks)
+            # Lanes that meet must meet within SAME, so that is how well a subsample is solved.
+            tolerance = self.tolerance if chunks == total else max(SAME, self.tolerance)
+            found = self.solve(part, replicate, theta, tolerance)
+            np.add.at(spent.passes, replicate, found.passes * (chunks / total))
+            np.add.at(spent.iterations, replicate, found.iterations)
+            theta, value = found.theta, found.objective
+        return _Lanes(replicate, copies, found)
+
+    def _degenerate(self, theta: np.ndarray) -> np.ndarray:
+        """Whether a variance lies on its lower bound, (K,) of thetas (K, P)."""
+        return np.any((theta <= np.asarray(self.lower) + 1e-6) & self._scales, axis=1)
+
+    def _judge(self, samples, lanes: list[_Lanes], spent: _Spent, pending, checked) -> Fits:
+        """Best fit, certificate and near-minimisers of each replicate from all lanes so far.
+
+        ``checked`` (4, R) is what ``certify`` found, of which the replicates ``pending`` have to be looked at again.
+        """
+        owner, copies, every = jax.tree.map(lambda *parts: np.concatenate(parts), *lanes)
+        # A spike of the likelihood is no estimate: it is the best only where there is nothing else.
+        spoilt = self._degenerate(every.theta)
         value = np.where(np.isfinite(every.objective), every.objective, np.inf)
-        order = np.lexsort((value, owner))
-        best = order[np.searchsorted(owner[order], np.arange(len(at_truth)))]
-        close = value <= value[best][owner] + NEAR
-        total = lambda values: np.bincount(owner, values, minlength=len(at_truth)).astype(int)  # noqa: E731
-        objective, promised, least = self._certify(samples, (np.arange(len(best)), every.theta[best]))
-        agreeing, starts = total(close), total(np.ones(len(owner)))
+        order = np.lexsort((value, spoilt, owner))
+        best = order[np.searchsorted(owner[order], np.arange(checked.shape[1]))]
+        close = (value <= value[best][owner] + NEAR) & (spoilt == spoilt[best][owner])
+        checked[:, pending] = self._certify(samples, (pending, every.theta[best][pending]))
+        at_truth, objective, promised, least = checked.copy()
+        agreeing = np.bincount(owner, close * copies, minlength=len(best)).astype(int)
         status = every.status[best]
-        slack = 1e-6 + 1e-12 * np.abs(at_truth)
+        slack = 1e-6 + 1e-12 * np.where(np.isfinite(at_truth), np.abs(at_truth), 0.0)
         stationary = (promised <= PROMISE) & (least >= CURVATURE)
         solver = np.array([str(Status(int(s))) for s in status], dtype=object)
         doubted = np.isin(status, [Status.MAX_ITERATIONS, Status.STALLED])
         certificate = np.select(
-            [~np.isfinite(objective), objective > at_truth + slack, ~stationary, (agreeing < 2) & (starts > 1)],
-            [str(Status.NOT_FINITE), "above_truth", np.where(doubted, solver, "not_stationary"), "lone_start"],
+            [
+                ~np.isfinite(objective), spoilt[best], objective > at_truth + slack, ~stationary,
+                (agreeing < 2) & (spent.starts > 1),
+            ],
+            [
+                str(Status.NOT_FINITE), "degenerate", "above_truth", np.where(doubted, solver, "not_stationary"),
+                "lone_start",
+            ],
             "certified",
-        )
+        )  # fmt: skip
         near = [every.theta[close & (owner == r)] for r in range(len(best))]
         return Fits(
-            every.theta[best], objective, at_truth, status, promised, least, agreeing, starts,
-            total(every.iterations), total(every.passes), certificate, near,
+            every.theta[best], objective, at_truth, status, promised, least, agreeing,
+            spent.starts.astype(int), spent.iterations.astype(int), spent.passes.copy(), certificate, near,
         )  # fmt: skip
+
+
+def _survivors(replicate, copies, value, spoilt, first) -> tuple[np.ndarray, np.ndarray]:
+    """Lanes worth following, one for each optimum of a replicate, and how many starts each stands for.
+
+    replicate, copies, value, spoilt: (L,) of lanes. A ``spoilt`` one is no measure for the others. It is followed
+    all the same, since a larger sample may mend it, but after the ``first`` chunk, where there are many of them and a
+    start costs little, only if there is no other.
+    """
+    kept: list[int] = []
+    number: list[int] = []
+    value = np.where(np.isfinite(value), value, np.inf)
+    for r in np.unique(replicate):
+        group = np.flatnonzero(replicate == r)
+        sound = group if spoilt[group].all() else group[~spoilt[group]]
+        group = sound if first else group
+        followed = group[value[group] <= value[sound].min() + SELECT]
+        followed = followed[np.argsort(value[followed], kind="stable")]
+        new = np.append(True, value[followed][1:] > value[followed][:-1] + SAME)
+        kept.extend(followed[new])
+        number.extend(np.bincount(np.cumsum(new) - 1, copies[followed]).astype(int))
+    return np.array(kept), np.array(number)
+
+
+def _levels(total: int) -> list[int]:
+    """Chunks of the subsamples that starts are led through, the whole sample last."""
+    levels, chunks = [], _LEVEL
+    while 2 * chunks < total:
+        levels.append(chunks)
+        chunks *= _LEVEL
+    return [*levels, total]
+
+
+def _part(samples, chunks: int) -> Part:
+    """The first chunks of each sample of a batch."""
+    return Part(samples, jnp.full(len(jax.tree.leaves(samples)[0]), chunks))
 
 
 def _is_small(sample) -> bool:
@@ -224,19 +375,15 @@ def _head(sample) -> StoredSample:
     return sample if _is_small(sample) else StoredSample(*(leaf[None] for leaf in sample.chunk(0)))
 
 
-def loss_function(model: RegressionModel, truth: Parameters, law: Law, losses: list[Loss], unflatten) -> LaneFunction:
+def loss_function(model: Model, truth: Parameters, law: Law | None, losses: list[Loss], unflatten) -> LaneFunction:
     """Call it with ``(None, thetas (K, P))`` for ``{loss name: (K,)}``: every loss of every fit, on all devices."""
-    points, weights = (jnp.asarray(v) for v in law.nodes())
-    target = jax.vmap(lambda x: model.mean(truth, x))(points)
+    distance = function_distance(model, truth, law)
     true_measure = model.measure(truth)
+    of_measures = [loss for loss in losses if loss.kind != "function"]
 
     def one(_, theta):
         params = unflatten(theta)
-        measure = model.measure(params)
-        gap = jax.vmap(lambda x: model.mean(params, x))(points) - target
-        function = jnp.sqrt(weights @ jnp.sum(gap**2, axis=1))
-        return {
-            loss.name: function if loss.kind == "function" else evaluate(loss, measure, true_measure) for loss in losses
-        }
+        found = evaluate_all(of_measures, model.measure(params), true_measure)
+        return {loss.name: distance(params) if loss.kind == "function" else found[loss.name] for loss in losses}
 
     return LaneFunction(one)

@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError
-from moe_sim.models.base import RegressionModel
+from moe_sim.models.base import MixtureModel, Model
 
 CANDIDATES = 16  # points in the box a `data` start is chosen from
 SPREAD = {"truth": 0.01, "wide": 1.0}  # standard deviation of the noise about the truth
 
 RULES = {
-    "data": "quasi-random points in the parameter box, the best of 16 on the data, improved on a subsample",
+    "data": "quasi-random points in the parameter box (mixtures: experts of random clusters of the data, about "
+    "points and along lines in turn), the best of 16 on the data, improved on a subsample",
     "wide": "the truth plus normal noise of a fixed size, whatever n is",
     "truth": "the truth itself (noise 0.01, so that atoms that share a truth can part): a control, no estimator",
 }
 
 
-def candidates(rule, model: RegressionModel, truth, atoms, lower, upper, starts, seed, flatten, spread=None):
+def clusters(rule: str, model: Model) -> bool:
+    """Whether candidates are random numbers from which ``from_data`` makes parameters."""
+    return rule == "data" and isinstance(model, MixtureModel) and model.clusters
+
+
+def from_data(model: MixtureModel, numbers, x, y, weight):
+    """Parameters from clusters of a chunk x (n, d), y (n, outputs), one an expert; ``numbers`` (K, 2 + d) pick rows.
+
+    The first number of an expert picks a row, about which its cluster lies; distances are those of x and y in units of
+    their standard deviations. Where it is negative the others pick 1 + d rows, and a cluster is what lies nearest to
+    the line through those: experts that cross have no middle. Pure JAX.
+    """
+    count = jnp.sum(weight)
+    rows = jnp.floor(jnp.abs(numbers) * count).astype(int)  # padding comes last
+    unit = lambda v: jnp.sqrt(weight @ (v - weight @ v / count) ** 2 / count) + 1e-300  # noqa: E731
+    x_unit, y_unit = x / unit(x), y / unit(y)
+    middle = rows[:, 0]
+    about = sum(jnp.sum((z[None] - z[middle][:, None]) ** 2, axis=2) for z in (x_unit, y_unit))
+
+    line = jnp.concatenate([jnp.ones((len(x), 1)), x_unit], axis=1)
+    through = line[rows[:, 1:]]
+    square = jnp.swapaxes(through, 1, 2) @ through + 1e-6 * jnp.eye(line.shape[1])
+    slope = jnp.linalg.solve(square, jnp.swapaxes(through, 1, 2) @ y_unit[rows[:, 1:]])
+    beside = jnp.sum((y_unit[None] - line @ slope) ** 2, axis=2)
+
+    distance = jnp.where(numbers[0, 0] < 0, beside, about)
+    tau = jax.nn.one_hot(jnp.argmin(distance, axis=0), len(numbers), axis=0, dtype=float) * weight
+    return model.from_clusters(tau, x, y)
+
+
+def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed, cover, spread=None):
     """Start candidates of one replicate: shape (starts, C, P); each start is the best of its C on the data.
 
-    lower, upper: flat boxes (P,). seed: a ``numpy.random.SeedSequence``. flatten: dict of arrays -> (P,).
+    lower, upper: flat boxes (P,). seed: a ``numpy.random.SeedSequence``. cover: a tuple of true atoms, one a
+    fitted atom, to the flat parameters (P,) that sit on them.
+    Where ``clusters`` the shape is (starts, C, atoms, 2 + d), the numbers of ``from_data``: starts take turns.
     """
     rng = np.random.Generator(np.random.Philox(seed))
+    if clusters(rule, model):
+        numbers = rng.random((starts, CANDIDATES, atoms, 2 + model.dimension))
+        numbers[1::2, ..., 0] *= -1
+        return numbers
     if rule == "data":
         from scipy.stats import qmc  # half a second that only this rule needs
 
@@ -33,11 +72,10 @@ def candidates(rule, model: RegressionModel, truth, atoms, lower, upper, starts,
     if rule not in RULES:
         raise InputError(f"fit.start = {rule!r} is not known: pass one of {', '.join(RULES)}")
     spread = SPREAD[rule] if spread is None else spread
-    true_atoms = len(truth[model.mass])
     found = []
     for _ in range(starts):
         # Every true atom is covered, the spare fitted atoms fall on random ones.
-        cover = np.concatenate([np.arange(true_atoms), rng.integers(0, true_atoms, atoms - true_atoms)])
-        theta = flatten(model.cover(truth, cover))
+        spare = rng.integers(0, true_atoms, atoms - true_atoms)
+        theta = cover((*range(true_atoms), *spare.tolist()))
         found.append(np.clip(theta + spread * rng.normal(size=theta.shape), lower, upper))
     return np.stack(found)[:, None]
