@@ -8,6 +8,7 @@ the cell, and what it is invariant to. The names are those of a study's claims:
     mass           its first part, the error of the cell masses
     atoms:single   root mean square distance of the atoms alone in their cell to the true atom
     atoms:multi    the same over atoms that share a cell;  atoms:multi:key  in one block only
+    atoms:weighted the same, each atom counted with its mass;  atoms:weighted:key  in one block only
     function       ||f_G - f_G*|| in L2 of the law (computed where the law is known: ``fitting``)
 """
 
@@ -31,8 +32,10 @@ class Loss:
 
     exponents: per block, the exponents in cells of 1, 2, ... atoms (the last serves larger cells).
     whole: the exponents of the whole Voronoi loss, in whose gauge the parts are read off.
-    cells: ``single`` or ``multi``, for kind ``atoms``.
-    gauge: see ``RegressionModel.gauge``; the loss is the infimum over those translations.
+    cells: ``single``, ``multi`` or ``weighted``, for kind ``atoms``. A Voronoi loss D bounds the last of these in a
+        block of exponent r: sum w |gap|^r <= D in a cell of mass w, so (sum w |gap|^2 / w)^(1/2) <= (D / w)^(1/r) by
+        Jensen. It does not bound ``multi``: the mass of a spare atom may vanish, and with it all that is known of it.
+    gauge: see ``Model.gauge``; the loss is the infimum over those translations.
     """
 
     name: str
@@ -69,12 +72,13 @@ def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | 
     if name in ("mass", "function"):
         return Loss(name, name, table, table, gauge=gauge)
     kind, *rest = str(name).split(":")
-    if kind == "atoms" and rest[:1] in (["single"], ["multi"]) and rest[1:] in ([], *([b] for b in exponents)):
+    chosen = rest[:1] in (["single"], ["multi"], ["weighted"]) and rest[1:] in ([], *([b] for b in exponents))
+    if kind == "atoms" and chosen:
         blocks = tuple((b, exponents[b]) for b in rest[1:]) or table
         return Loss(name, "atoms", blocks, table, rest[0], gauge)
     raise InputError(
-        f"claim.loss = {name!r} is not known: pass voronoi, voronoi:r=2, function, mass, atoms:single, atoms:multi "
-        f"or one block of those, as in atoms:multi:{next(iter(exponents))}"
+        f"claim.loss = {name!r} is not known: pass voronoi, voronoi:r=2, function, mass, atoms:single, atoms:multi, "
+        f"atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}"
     )
 
 
@@ -97,16 +101,27 @@ def evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure):
     Pure JAX, so ``vmap`` gives the losses of many. Voronoi: Le et al. arXiv 2410.02200, equations of D_1, D_2
     and D_3; with a gauge the infimum over translations is computed, not assumed.
     """
-    if loss.kind == "function":
-        raise InputError("the function loss needs the model and the law: it is computed by moe_sim.fitting")
-    if loss.gauge is None:
-        return _evaluate(loss, fitted, truth, jnp.zeros(()))
-    if loss.gauge == "":
-        return _evaluate(loss, fitted, truth, None)
-    shift = _best_shift(
-        Loss("voronoi", "voronoi", loss.whole), loss.gauge, fitted, truth, open_end=loss.kind == "voronoi"
-    )
-    return _evaluate(loss, fitted.translate(0.0, loss.gauge, shift), truth, None)
+    return evaluate_all([loss], fitted, truth)[loss.name]
+
+
+def evaluate_all(losses: list[Loss], fitted: MixingMeasure, truth: MixingMeasure) -> dict:
+    """``{name: value}`` of several losses; the best translation is looked for once for all that share it."""
+    shifts: dict = {}
+    found = {}
+    for loss in losses:
+        if loss.kind == "function":
+            raise InputError("the function loss needs the model and the law: it is computed by moe_sim.fitting")
+        if loss.gauge is None:
+            found[loss.name] = _evaluate(loss, fitted, truth, jnp.zeros(()))
+        elif loss.gauge == "":
+            found[loss.name] = _evaluate(loss, fitted, truth, None)
+        else:
+            asked = (loss.whole, loss.gauge, loss.kind == "voronoi")
+            if asked not in shifts:
+                shifts[asked] = _best_shift(Loss("voronoi", "voronoi", loss.whole), loss.gauge, fitted, truth, asked[2])
+            moved = fitted.translate(0.0, loss.gauge, shifts[asked])
+            found[loss.name] = _evaluate(loss, moved, truth, None)
+    return found
 
 
 def _best_shift(whole: Loss, block: str, fitted: MixingMeasure, truth: MixingMeasure, open_end: bool):
@@ -161,8 +176,9 @@ def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias, ope
     if loss.kind == "atoms":
         chosen = (size == 1) if loss.cells == "single" else (size > 1)
         square = sum(d**2 for d in distance.values())
-        count = jnp.sum(chosen)
-        return jnp.where(count > 0, jnp.sqrt(jnp.sum(jnp.where(chosen, square, 0.0)) / jnp.maximum(count, 1)), jnp.nan)
+        share = chosen * fitted.weight if loss.cells == "weighted" else chosen.astype(float)
+        total = jnp.sum(share)
+        return jnp.where(total > 0, jnp.sqrt(jnp.sum(share * square) / jnp.where(total > 0, total, 1.0)), jnp.nan)
     spread = jnp.zeros(())
     if loss.kind == "voronoi":
         for block, powers in loss.exponents:

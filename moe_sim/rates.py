@@ -14,6 +14,8 @@ from scipy.special import chdtrc, ndtri
 
 LEVEL = 0.95
 BENT = 0.01  # p-value of the straight line below which its interval is widened
+FULL = 0.99  # part of its ceiling from which a Voronoi loss says nothing any more
+SATURATED = 0.05  # share of such replicates above which no rate is read off
 MARGIN = 0.1  # default margin of a claim, as a part of its exponent
 
 
@@ -123,6 +125,7 @@ class Verdict:
     interval: list[float] | None
     lack_of_fit: float | None
     near_minimiser: dict[str, Any]
+    saturated: float
     imputed: dict[str, str]
     replicates_needed: int | None
     evidence: dict[str, Any] | None
@@ -162,11 +165,16 @@ def _read(claim: Claim, sizes, columns: list[np.ndarray], aggregate: str) -> _Re
     return _Reading(mean, mcse, fit_slope(n, m, e), excess, verdict)
 
 
-def judge_claim(study: str, claim: Claim, start: str, aggregate: str, sizes, loss, near, certificate, evidence=None):
+def judge_claim(
+    study: str, claim: Claim, start: str, aggregate: str, sizes, loss, near, certificate, evidence=None, full=None
+):  # fmt: skip
     """The ``Verdict`` on one claim from replicates.
 
     sizes: those of the study. loss, near, certificate: one array (R_n,) a size, of the loss of the best fit,
     of the worst near-minimiser, and of certificate names. evidence: of a lower-bound claim (``theory``).
+    full: one boolean array (R_n,) a size, whether the Voronoi loss is at its ceiling, if it has one: no cell and no
+    translation means anything there. With more than 5% of those the sizes are too small to show a rate of the
+    parameters, fast or slow, and the verdict is undecided.
     An uncertified replicate keeps its value in the mean; the verdict must also hold when all of them are set
     to the least, and to the largest, certified loss of their size. It must hold for the near-minimisers too:
     a fit that no sample can tell from the best one is as good an estimate.
@@ -185,6 +193,13 @@ def judge_claim(study: str, claim: Claim, start: str, aggregate: str, sizes, los
     requested = sum(counts.values())
     certified = counts.pop("certified", 0)
     verdict, reason = _combine(claim, main, worst_near, low, high, evidence, len(sizes))
+    saturated = float(np.mean(np.concatenate([full[k] for k in inside]))) if full is not None and inside else 0.0
+    if saturated > SATURATED and claim.kind != "lower":
+        verdict = "undecided"
+        reason = (
+            f"{saturated:.0%} of the Voronoi losses are at their ceiling, where all translations of the gates tie: "
+            "the sizes are too small to show a rate of the parameters"
+        )
     return Verdict(
         claim=study, loss=claim.loss, kind=claim.kind, exponent=claim.exponent, log_power=claim.log_power,
         margin=claim.tolerance, verdict=verdict, reason=reason, start=start, aggregate=aggregate,
@@ -199,6 +214,7 @@ def judge_claim(study: str, claim: Claim, start: str, aggregate: str, sizes, los
             "slope": worst_near.slope.slope if worst_near.slope else None,
             "interval": worst_near.slope.interval if worst_near.slope else None,
         },
+        saturated=saturated,
         imputed={"best": low.verdict, "worst": high.verdict},
         replicates_needed=_needed(claim, [main, worst_near], loss, verdict), evidence=evidence,
     )  # fmt: skip
@@ -256,6 +272,7 @@ def judge(results) -> list[Verdict]:
     groups = [group for _, group in frame.groupby("n", sort=True)]
     sizes = [float(group["n"].iloc[0]) for group in groups]
     column = lambda name: [group[name].to_numpy() for group in groups]  # noqa: E731
+    full = [values >= FULL * study.ceiling for values in column("loss:voronoi")] if study.ceiling else None
     return [
         judge_claim(
             study.name,
@@ -267,6 +284,7 @@ def judge(results) -> list[Verdict]:
             column(f"near:{claim.loss}"),
             column("certificate"),
             results.evidence.get(claim.loss),
+            full if losses[claim.loss].kind != "function" else None,
         )
         for claim in study.claims
     ]

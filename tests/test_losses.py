@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from moe_sim.errors import InputError
 from moe_sim.fitting import loss_function
-from moe_sim.losses import cells, evaluate, parse_loss, standard_losses
+from moe_sim.losses import cells, evaluate, evaluate_all, parse_loss, standard_losses
 from moe_sim.measure import MixingMeasure
 
 TIED = {"p": (1.0, 2.0)}
@@ -153,18 +153,38 @@ class TestAtoms:
         fitted = measure([-3.0, 1.0, 0.5], key=[3.0, -1.0, 12.0], value=[4.0, 0.0, 1.5])
         assert loss(name, FREE, fitted, self.TRUTH) == pytest.approx(expected, rel=1e-14)
 
+    def test_weighted_root_mean_squares_by_hand(self):
+        """Squares counted with the masses 0.1 and 0.9 of the two atoms that share a cell, whatever their total."""
+        for scale in (1.0, 7.0):
+            log_weight = np.log(scale * np.array([0.1, 0.9, 0.5]))
+            fitted = measure(log_weight, key=[3.0, -1.0, 12.0], value=[4.0, 0.0, 1.5])
+            found = loss(("atoms:weighted", "atoms:weighted:key"), FREE, fitted, self.TRUTH)
+            assert found["atoms:weighted"] == pytest.approx(np.sqrt(0.1 * 25 + 0.9 * 1), rel=1e-14)
+            assert found["atoms:weighted:key"] == pytest.approx(np.sqrt(0.1 * 9 + 0.9 * 1), rel=1e-14)
+
+    def test_the_voronoi_loss_bounds_weighted_distances_and_no_others(self):
+        """An atom whose mass vanishes: D and the weighted distance go to 0, the plain one does not."""
+        names = ("voronoi", "atoms:weighted:key", "atoms:multi:key")
+        for mass in (1e-2, 1e-4, 1e-8):
+            fitted = measure(np.log([1 - mass, mass, 1.0]), key=[0.0, 1.0, 10.0], value=[0.0, 0.0, 0.0])
+            exponents = {"key": (1.0, 4.0), "value": (1.0, 4.0)}
+            found = loss(names, exponents, fitted, self.TRUTH)
+            assert found["voronoi"] == pytest.approx(mass, rel=1e-6)
+            assert found["atoms:weighted:key"] <= found["voronoi"] ** 0.25
+            assert found["atoms:multi:key"] == pytest.approx(np.sqrt(0.5), rel=1e-9)
+
     @pytest.mark.parametrize("gauge", [None, "", "key"])
     def test_nan_where_no_cell_is_of_that_kind(self, gauge):
         alone = measure([0.0, 0.0], key=[0.1, 10.0], value=[0.0, 0.0])
         together = measure([0.0, 0.0], key=[0.1, 0.2], value=[0.0, 0.0])
-        found = loss(names := ("atoms:single", "atoms:multi"), FREE, alone, self.TRUTH, gauge)
-        assert np.isfinite(found["atoms:single"]) and np.isnan(found["atoms:multi"])
+        found = loss(names := ("atoms:single", "atoms:multi", "atoms:weighted"), FREE, alone, self.TRUTH, gauge)
+        assert np.isfinite(found["atoms:single"]) and np.isnan([found[name] for name in names[1:]]).all()
         if gauge != "key":  # with the keys free to move the pair need not share a cell
             found = loss(names, FREE, together, self.TRUTH, gauge)
             assert np.isnan(found["atoms:single"]) and np.isfinite(found["atoms:multi"])
 
 
-NAMES = ("voronoi", "voronoi:r=2", "mass", "atoms:single", "atoms:multi", "atoms:multi:key")
+NAMES = ("voronoi", "voronoi:r=2", "mass", "atoms:single", "atoms:multi", "atoms:multi:key", "atoms:weighted")
 
 
 def near_pair(rng, atoms, width):
@@ -330,6 +350,19 @@ class TestGauge:
             whole, key, value = loss(names, FREE, fitted, truth, "key").values()
             assert whole**2 == pytest.approx(key**2 + value**2, rel=1e-9)
 
+    @pytest.mark.parametrize("gauge", [None, "", "key"])
+    def test_losses_asked_together_are_those_asked_one_by_one(self, gauge):
+        """A translation is looked for once for several losses: each gets that of its own whole loss all the same."""
+        losses = tuple(parse_loss(name, FREE, gauge) for name in NAMES)
+        together = jax.jit(lambda fitted, truth: evaluate_all(list(losses), fitted, truth))
+        rng = np.random.default_rng(4)
+        for _ in range(3):
+            pair = near_pair(rng, 3, 2)
+            found, alone = together(*pair), _evaluate_all(losses, *pair)
+            assert set(found) == set(NAMES)
+            for name in NAMES:
+                assert found[name] == pytest.approx(float(alone[name]), rel=1e-12, nan_ok=True), name
+
 
 class TestNames:
     def test_every_standard_loss_parses(self):
@@ -344,6 +377,7 @@ class TestNames:
             ("voronoi:r=1.5", "voronoi", (("key", (1.5,)), ("value", (1.5,))), "", "mean"),
             ("atoms:multi:key", "atoms", (("key", (1.0,)),), "multi", "rms"),
             ("atoms:single", "atoms", (("key", (1.0,)), ("value", (1.0,))), "single", "rms"),
+            ("atoms:weighted:value", "atoms", (("value", (1.0,)),), "weighted", "rms"),
         ],
     )
     def test_what_a_name_means(self, name, kind, exponents, chosen, aggregate):
@@ -374,6 +408,8 @@ class TestNames:
         truth = measure([0.0], p=[0.0])
         with pytest.raises(InputError, match=r"moe_sim\.fitting"):
             evaluate(parse_loss("function", TIED, None), truth, truth)
+        with pytest.raises(InputError, match=r"moe_sim\.fitting"):
+            evaluate_all([parse_loss(name, TIED, None) for name in ("mass", "function")], truth, truth)
 
 
 def test_loss_function_measures_every_fit_and_the_function():

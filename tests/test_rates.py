@@ -286,6 +286,25 @@ def test_a_lower_claim_is_judged_by_evidence_alone():
         assert verdict(lower, loss).verdict == "undecided"
 
 
+def at_ceiling(share: float, replicates: int = 100) -> list[np.ndarray]:
+    return [np.arange(replicates) < share * replicates for _ in DECADES]
+
+
+@pytest.mark.parametrize("mean", [DECADES**-0.5, DECADES**-0.1])
+def test_a_loss_at_its_ceiling_decides_nothing(mean):
+    """Neither for nor against: where translations tie no cell means anything. Up to 5% of replicates may be there."""
+    loss, certificate = wobble(mean), [np.full(100, "certified", object)] * len(DECADES)
+
+    def judged(full):
+        return judge_claim("s", HALF, "data", "mean", list(DECADES), loss, loss, certificate, full=full)
+
+    free = judged(None)
+    assert free.verdict in ("supported", "refuted") and free.saturated == 0.0
+    assert judged(at_ceiling(0.05)).verdict == free.verdict and judged(at_ceiling(0.05)).saturated == 0.05
+    found = judged(at_ceiling(0.06))
+    assert found.verdict == "undecided" and found.reason.startswith("6% of the Voronoi losses are at their ceiling")
+
+
 @pytest.mark.parametrize("window, expected", [((1e6, 1e8), "supported"), ((1e7, 1e8), "undecided")])
 def test_a_slope_needs_three_sizes_in_the_window(window, expected):
     found = verdict(Claim("voronoi", "upper", 0.5, window=window), wobble(DECADES**-0.5))
