@@ -15,6 +15,8 @@ from matplotlib.ticker import NullLocator
 from scipy.special import ndtri
 
 from moe_sim.errors import InputError
+from moe_sim.estimate import Estimate
+from moe_sim.models.base import MixtureModel
 from moe_sim.rates import LEVEL, Verdict, summarise
 from moe_sim.run import Results
 
@@ -27,17 +29,24 @@ STYLE: Any = {
 }  # fmt: skip
 _Z = ndtri((1 + LEVEL) / 2)
 _NAMES = {
-    "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", "voronoi": r"Voronoi loss $D(\hat G, G_*)$",
+    "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", 
+    "hellinger": r"Hellinger distance $h(p_{\hat G}, p_{G_*})$", "voronoi": r"Voronoi loss $D(\hat G, G_*)$",
     "mass": "error of the cell masses", "atoms:single": "rms distance, single-atom cells",
-    "atoms:multi": "rms distance, multi-atom cells",
+    "atoms:multi": "rms distance, multi-atom cells", "atoms:weighted": "weighted rms distance, multi-atom cells",
 }  # fmt: skip
+
+
+def check(path: str | Path) -> Path:
+    """The path, if its suffix is that of a figure. Raises ``InputError``."""
+    path = Path(path)
+    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
+        raise InputError(f"{path} has the suffix {path.suffix!r}: pass a file ending in .svg, .png or .pdf")
+    return path
 
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure; the suffix tells the format. The same numbers give the same bytes."""
-    path = Path(path)
-    if path.suffix.lower() not in (".svg", ".png", ".pdf"):
-        raise InputError(f"{path} has the suffix {path.suffix!r}: pass a file ending in .svg, .png or .pdf")
+    path = check(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(STYLE):
@@ -103,11 +112,17 @@ def _frame(axes, title: str, ylabel: str = "") -> None:
 
 def _label(loss: str) -> str:
     kind, _, power = loss.partition(":r=")
-    return f"{_NAMES[kind]}, $r={power}$" if power else _NAMES.get(loss, loss)
+    if power:
+        return f"{_NAMES[kind]}, $r={power}$"
+    cells, _, block = loss.rpartition(":")
+    if loss not in _NAMES and cells in _NAMES:
+        return f"{_NAMES[cells]}:\n{block.replace('_', ' ')}"
+    return _NAMES.get(loss, loss)
 
 
 def _power(exponent: float, log_power: float) -> str:
-    fraction = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8"}.get(exponent, f"{exponent:g}")
+    known = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8", 0.16667: "1/6", 0.08333: "1/12"}
+    fraction = known.get(round(exponent, 5), f"{exponent:g}")
     if log_power == exponent:
         return rf"$(\log n/n)^{{{fraction}}}$"
     return (rf"$(\log n)^{{{log_power:g}}}\,$" if log_power else "") + rf"$n^{{-{fraction}}}$"
@@ -149,8 +164,13 @@ def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
         raise InputError("the study has no claims, so there is nothing to draw: add a [[claim]] table")
     colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2.5 * max(len(verdicts), 2), 3.3), layout="constrained")
-        for axes, v in zip(figure.subplots(1, len(verdicts), squeeze=False)[0], verdicts, strict=True):
+        columns = min(len(verdicts), 3 if len(verdicts) <= 6 else 4)
+        rows = -(-len(verdicts) // columns)
+        figure = Figure(figsize=(2.5 * max(columns, 2), 3.3 + 2.5 * (rows - 1)), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(verdicts) :]:
+            axes.set_axis_off()
+        for axes, v in zip(panels, verdicts, strict=False):
             data = curve(results, v.loss)
             _draw(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")
             _draw(axes, data, colour)
@@ -158,7 +178,9 @@ def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
                 _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
             slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
             claim = "no polynomial rate" if v.kind == "lower" else f"{v.kind} claim"
-            _frame(axes, f"{claim}: {v.verdict}\n{slope}", _label(v.loss))
+            mixture = isinstance(results.study.problem.model, MixtureModel)
+            label = _label("hellinger" if mixture and v.loss == "function" else v.loss)
+            _frame(axes, f"{claim}: {v.verdict}\n{slope}", label)
         _legend(
             figure, [_handle(colour, "best fit"), _handle("0.45", "worst near-minimiser", "s", ":")], results.study.name
         )
@@ -248,3 +270,47 @@ def write_figures(done: dict[str, tuple[Results, list[Verdict]]], out: str | Pat
     if len(over) == len(STRUCTURES):
         write("headline", *headline(over))
     return paths
+
+
+EXPERTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
+
+
+def plot_fit(found: Estimate) -> Figure:
+    """A fit to data of one's own: data and experts above, gating probabilities below.
+
+    One covariate: the experts' means over the data. Several: observed against fitted by the most responsible
+    expert, and the gates along the covariate that goes most with them. Of several outputs the first.
+    """
+    alone = found.x.shape[1] == 1
+    gates, owner, y = found.gates(), np.argmax(found.responsibilities(), axis=1), found.y[:, 0]
+    mean, variance = found.experts()
+    odds = np.log(gates[:, 0] + 1e-12)
+    axis = 0 if alone else int(np.argmax([abs(np.corrcoef(column, odds)[0, 1]) for column in found.x.T]))
+    x, order = found.x[:, axis], np.argsort(found.x[:, axis])
+    size = float(np.clip(3000 / len(x), 1.0, 9.0))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 4.6 if alone else 5.2), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=alone, height_ratios=(2, 1))
+        for k in range(gates.shape[1]):
+            colour, mine = EXPERTS[k % len(EXPERTS)], owner == k
+            top.scatter((x if alone else mean[:, k, 0])[mine], y[mine], s=size, color=colour, alpha=0.45, linewidths=0)
+            if alone:
+                middle, width = mean[order, k, 0], 2 * np.sqrt(variance[order, k, 0])
+                top.plot(x[order], middle, color=colour)
+                top.fill_between(x[order], middle - width, middle + width, color=colour, alpha=0.12, linewidth=0)
+                bottom.plot(x[order], gates[order, k], color=colour)
+            else:
+                bottom.scatter(x, gates[:, k], s=size, color=colour, alpha=0.45, linewidths=0)
+        margin = 0.08 * np.ptp(y)
+        top.set(ylabel=found.y_names[0], ylim=(y.min() - margin, y.max() + margin))
+        if not alone:
+            top.axline((y.mean(), y.mean()), slope=1.0, color="0.4", linewidth=0.8)
+            top.set(xlabel=f"{found.y_names[0]}, fitted by its most responsible expert", xlim=top.get_ylim())
+        bottom.set(xlabel=found.x_names[axis], ylabel="gating probability", ylim=(-0.03, 1.03))
+        _legend(figure, [_handle(EXPERTS[k % len(EXPERTS)], f"expert {k + 1}") for k in range(gates.shape[1])])
+        bands = "lines: means, bands: two standard deviations of an expert; " if alone else ""
+        _note(
+            figure, f"n = {found.n:,}; points by most responsible expert; {bands}log-likelihood {found.loglik:.2f}; "
+            f"BIC {found.bic:.1f}; {found.certificate}"
+        )  # fmt: skip
+    return figure

@@ -147,9 +147,10 @@ def _fit_columns(fits: Fits) -> dict[str, Any]:
 
 
 def _estimate_columns(fitter: Fitter, theta: np.ndarray) -> dict[str, np.ndarray]:
-    """``estimate:prefix[0,1]`` and so on, in the order of the flat vector."""
-    names: dict[int, str] = {}
-    for name, position in fitter.unflatten(jnp.arange(theta.shape[1])).items():
-        for where, k in np.ndenumerate(np.asarray(position)):
-            names[int(k)] = f"estimate:{name}[{','.join(map(str, where))}]"
-    return {names[k]: theta[:, k] for k in range(theta.shape[1])}
+    """``estimate:prefix[0,1]`` and so on: every parameter of every replicate."""
+    params = jax.vmap(fitter.unflatten)(jnp.asarray(theta))
+    return {
+        f"estimate:{name}[{','.join(map(str, where))}]": np.asarray(values[(slice(None), *where)])
+        for name, values in sorted((k, np.asarray(v)) for k, v in params.items())
+        for where in np.ndindex(*values.shape[1:])
+    }

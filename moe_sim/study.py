@@ -18,17 +18,18 @@ import numpy as np
 import tomli_w
 
 from moe_sim.errors import InputError, array, number, one_of, whole
-from moe_sim.fitting import FitOptions
+from moe_sim.fitting import ESTIMATORS, LIMITS, FitOptions, estimators
 from moe_sim.laws import Law, build_law
 from moe_sim.losses import Loss, parse_loss, standard_losses
 from moe_sim.models import FAMILIES
-from moe_sim.models.base import Parameters, RegressionModel
+from moe_sim.models.base import Model, Parameters, RegressionModel
 from moe_sim.rates import Claim
 from moe_sim.solvers.gradient import OPTIMIZERS
 from moe_sim.starts import RULES
 
 LAW_KEYS = {
     "grid": {"name", "low", "high", "points"},
+    "linspace": {"name", "low", "high", "points"},
     "uniform": {"name", "low", "high", "points", "finite"},
     "normal": {"name", "mean", "deviation", "points", "finite"},
 }
@@ -45,9 +46,9 @@ LARGEST = 10**15  # counts stay exact in double precision
 class Problem:
     """What the tables of a study mean: built objects, ready to run."""
 
-    model: RegressionModel
+    model: Model
     truth: Parameters
-    law: Law
+    law: Law | None
     options: FitOptions
     losses: list[Loss]
     mode: str
@@ -66,11 +67,11 @@ class Study:
     def __init__(self, **tables: Any):
         _keys("", tables, {"name", "model", "truth", "law", "fit", "sample", "claim"})
         for name in ("name", "model", "truth", "law", "fit", "sample"):
-            if name not in tables:
+            if name not in tables and not (name == "law" and _draws_x(tables)):
                 raise InputError(
                     f"the study has no {name}: add {'name = ...' if name == 'name' else f'a [{name}] table'}"
                 )
-            if name != "name" and not isinstance(tables[name], dict):
+            if name != "name" and name in tables and not isinstance(tables[name], dict):
                 raise InputError(f"{name} = {tables[name]!r} is no table: write [{name}] and its keys below it")
         if not isinstance(tables["name"], str) or not re.fullmatch(r"\w[\w.-]*", tables["name"]):
             raise InputError(f"name = {tables['name']!r}: pass letters, digits, '.', '_' and '-' (it names a folder)")
@@ -90,10 +91,17 @@ class Study:
         sample = {k: v for k, v in self.tables["sample"].items() if k not in ("sizes", "replicates")}
         return _digest(self.tables | {"sample": sample})
 
+    @property
+    def ceiling(self) -> float | None:
+        """The largest value of a Voronoi loss, if it has one: where the gates may be translated it never exceeds
+        the true mass, its value where the translation sends the fitted mass to 0."""
+        model, truth = self.problem.model, self.problem.truth
+        return None if model.gauge is None else float(np.sum(model.measure(truth).weight))
+
     def cell_digest(self, n: int, *tables: str) -> list[int]:
         """Eight 32-bit words from size n and the named tables: what the seeds of a cell are made of."""
         mode = self.problem.mode
-        text = _digest({"n": int(n), "mode": mode, **{name: self.tables[name] for name in tables}})
+        text = _digest({"n": int(n), "mode": mode, **{name: self.tables.get(name) for name in tables}})
         return [int(text[i : i + 8], 16) for i in range(0, 64, 8)]
 
     def to_toml(self) -> str:
@@ -146,28 +154,47 @@ def _claims_folder():
     return resources.files("moe_sim") / "claims"
 
 
+def _draws_x(tables: dict[str, Any]) -> bool:
+    """Whether the family is a joint density of (x, y), which needs no law of x."""
+    model = tables.get("model")
+    family = model.get("family") if isinstance(model, dict) else None
+    return isinstance(family, str) and family in FAMILIES and getattr(FAMILIES[family], "DRAWS_X", False)
+
+
 def _build(tables: dict[str, Any]) -> Problem:
     family = one_of("model.family", tables["model"].get("family"), FAMILIES)
     module = FAMILIES[family]
     _nested_keys("model", tables["model"], module.TABLE)
     for path in module.REQUIRED:
         _need("model", tables["model"], path)
-    model = module.build(tables["model"])
-    options = _fit(tables["fit"])
+    model = module.build(tables["model"], tables["truth"])
+    options = _fit(tables["fit"], model, family)
     truth = _truth(model, tables["truth"], options)
-    one_of("law.name", tables["law"].get("name"), LAW_KEYS)
-    _keys("law", tables["law"], LAW_KEYS[tables["law"]["name"]])
-    law = build_law(tables["law"], model.dimension)
+    law = None
+    if "law" in tables:
+        if _draws_x(tables):
+            raise InputError(f"law: model.family = {family!r} is a joint density of x and y, leave [law] out")
+        one_of("law.name", tables["law"].get("name"), LAW_KEYS)
+        _keys("law", tables["law"], LAW_KEYS[tables["law"]["name"]])
+        law = build_law(tables["law"], model.dimension)
     sample = tables["sample"]
     _keys("sample", sample, SAMPLE_KEYS)
-    mode = one_of("sample.mode", sample.get("mode", "exact"), ("exact", "iid"))
-    if mode == "exact" and not law.finite:
+    regression = isinstance(model, RegressionModel)
+    mode = one_of("sample.mode", sample.get("mode", "exact" if regression else "iid"), ("exact", "iid"))
+    if mode == "exact" and not regression:
         raise InputError(
-            f"sample.mode = 'exact' needs a law on finitely many points, law.name = {tables['law']['name']!r} is not: "
-            "pass law.name = 'grid', law.finite = true or sample.mode = 'iid'"
+            f"sample.mode = 'exact' needs a regression model, and {family} is a mixture, which has no sufficient "
+            "statistics: pass sample.mode = 'iid'"
+        )
+    if mode == "exact" and law is not None and not law.finite:
+        name = tables["law"]["name"]
+        finite = "law.finite = true " if "finite" in LAW_KEYS[name] else ""
+        raise InputError(
+            f"sample.mode = 'exact' needs a law on finitely many points, law.name = {name!r} is not: "
+            f"pass law.name = 'grid', {finite}or sample.mode = 'iid'"
         )
     parameters = sum(int(np.prod(shape)) for shape in model.shapes(options.atoms).values())
-    if law.finite and len(law.nodes()[1]) < parameters:
+    if regression and law is not None and law.finite and len(law.nodes()[1]) < parameters:
         raise InputError(
             f"law.points = {tables['law'].get('points', 'default')} gives {len(law.nodes()[1])} points for "
             f"{parameters} parameters: "
@@ -184,16 +211,17 @@ def _build(tables: dict[str, Any]) -> Problem:
     )  # fmt: skip
 
 
-def _fit(table: dict[str, Any]) -> FitOptions:
+def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
     _keys("fit", table, FIT_KEYS)
     atoms = whole("fit.atoms", _need("fit", table, "atoms"), 1)
-    estimator = one_of(
-        "fit.estimator", table.get("estimator", "least-squares"), ("least-squares", "gradient", "em", "mle")
-    )
-    if estimator in ("em", "mle"):
+    fitting = estimators(model)
+    known = [name for names in ESTIMATORS.values() for name in names]
+    estimator = one_of("fit.estimator", table.get("estimator", fitting[0]), known)
+    if estimator not in fitting:
+        kind, other = ("regression model", "likelihood") if "least-squares" in fitting else ("mixture", "regression")
         raise InputError(
-            f"fit.estimator = {estimator!r} needs a likelihood model, and prefix is a regression model: "
-            "pass least-squares or gradient"
+            f"fit.estimator = {estimator!r} needs a {other} model, and {family} is a {kind}: "
+            f"pass {' or '.join(fitting)}"
         )
     gradient = {"optimizer", "learning_rate"} & set(table)
     if gradient and estimator != "gradient":
@@ -209,14 +237,14 @@ def _fit(table: dict[str, Any]) -> FitOptions:
     return FitOptions(
         atoms, estimator, one_of("fit.start", table.get("start", "data"), RULES),
         whole("fit.starts", table.get("starts", 8), 1, 10**4), whole("fit.budget", table.get("budget", 4), 1, 100),
-        number("fit.bound", table.get("bound", 6.0), 1e-6),
-        number("fit.bias_bound", table.get("bias_bound", 3.0), 1e-6),
-        whole("fit.max_iterations", table.get("max_iterations", 300 if estimator == "least-squares" else 5000), 1),
+        number("fit.bound", table.get("bound", model.bounds[0]), 1e-6),
+        number("fit.bias_bound", table.get("bias_bound", model.bounds[1]), 1e-6),
+        whole("fit.max_iterations", table.get("max_iterations", LIMITS[estimator]), 1),
         number("fit.spread", table["spread"], 0.0) if "spread" in table else None, solver,
     )  # fmt: skip
 
 
-def _truth(model: RegressionModel, table: dict[str, Any], options: FitOptions) -> Parameters:
+def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Parameters:
     shapes = model.shapes(1)
     defaults = model.known()
     _keys("truth", table, set(shapes))
@@ -231,16 +259,23 @@ def _truth(model: RegressionModel, table: dict[str, Any], options: FitOptions) -
     for name, shape in model.shapes(len(masses)).items():
         value = defaults[name] if name in defaults and name not in table else _need("truth", table, name)
         found[name] = array(f"truth.{name}", value, shape)
-    lower, upper = model.box(len(masses), options.bound, options.bias_bound)
-    for name, value in found.items():
+    _inside(model, found, options)
+    return found
+
+
+def _inside(model: Model, truth: Parameters, options: FitOptions) -> None:
+    """Refuse a truth outside the parameter set, by its free coordinates."""
+    lower, upper = model.box(len(truth[model.mass]), options.bound, options.bias_bound)
+    for name, value in {k: np.asarray(v) for k, v in model.free(truth).items()}.items():
         outside = value[(value < lower[name]) | (value > upper[name])]
         if outside.size:
-            key = "bias_bound" if name == model.mass else "bound"
+            key = "bias_bound" if name == model.mass or name == "log_ratio" else "bound"
+            # Not every free coordinate is a key of [truth]: log_ratio is that of two weights.
+            where = f"truth.{name}" if name in truth else f"truth: its {name}"
             raise InputError(
-                f"truth.{name} has {outside[0]:g}, outside [{lower[name].min():g}, {upper[name].max():g}]: "
+                f"{where} has {outside[0]:g}, outside [{lower[name].min():g}, {upper[name].max():g}]: "
                 f"raise the bound (fit.{key}) or move the truth inside"
             )
-    return found
 
 
 def _sizes(sample: dict[str, Any]) -> list[int]:

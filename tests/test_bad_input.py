@@ -28,6 +28,8 @@ INDEPENDENT = {"model__structure": "independent", "truth__prefix": GONE, "truth_
 NETWORK = {"model__structure": "shared-network"}
 GRADIENT = {"fit__estimator": "gradient"}
 NAN, INF = float("nan"), float("inf")
+FAMILIES = "gaussian-gated, prefix, prefix-mixture, softmax-gaussian"
+MIXTURE = {"model__family": "prefix-mixture"}
 
 BAD = {
     # keys
@@ -55,7 +57,7 @@ BAD = {
     "no replicates": Bad("sample.replicates is missing", "add it", sample__replicates=GONE),
     "no loss": Bad("claim[0].loss is missing", "add it", claim__0__loss=GONE),
     "no exponent": Bad("claim[0].exponent is missing", "add it", claim__0__exponent=GONE),
-    "no family": Bad("model.family = None", "pass one of prefix", model__family=GONE),
+    "no family": Bad("model.family = None", f"pass one of {FAMILIES}", model__family=GONE),
     "no network": Bad("model.structure = 'shared-network' needs [model.network]", "add that table", **NETWORK),
     "a network too many": Bad("takes no [model.network]", "leave that table out",
                               model__network={"key": [[1.0]], "value": [[1.0]]}),
@@ -141,8 +143,8 @@ BAD = {
     # names
     "unknown structure": Bad("model.structure = 'shared'", "pass one of independent, shared-linear",
                              model__structure="shared"),
-    "unknown family": Bad("model.family = 'suffix'", "pass one of prefix", model__family="suffix"),
-    "unknown law": Bad("law.name = 'cauchy'", "pass one of grid, normal, uniform", law={"name": "cauchy"}),
+    "unknown family": Bad("model.family = 'suffix'", f"pass one of {FAMILIES}", model__family="suffix"),
+    "unknown law": Bad("law.name = 'cauchy'", "pass one of grid, linspace, normal, uniform", law={"name": "cauchy"}),
     "unknown start": Bad("fit.start = 'cold'", "pass one of data, truth, wide", fit__start="cold"),
     "unknown estimator": Bad("fit.estimator = 'lasso'", "pass one of", fit__estimator="lasso"),
     "unknown optimizer": Bad("fit.optimizer = 'sophia'", "pass one of", fit__optimizer="sophia", **GRADIENT),
@@ -157,6 +159,10 @@ BAD = {
     "unknown mode": Bad("sample.mode = 'exactly'", "pass one of exact, iid", sample__mode="exactly"),
     "em for a regression": Bad("fit.estimator = 'em'", "pass least-squares or gradient", fit__estimator="em"),
     "mle for a regression": Bad("fit.estimator = 'mle'", "pass least-squares or gradient", fit__estimator="mle"),
+    "least squares for a mixture": Bad("fit.estimator = 'least-squares' needs a regression model",
+                                       "pass mle or em or gradient", **MIXTURE),
+    "exact sample of a mixture": Bad("sample.mode = 'exact' needs a regression model", "pass sample.mode = 'iid'",
+                                     fit__estimator="mle", **MIXTURE),
     "optimizer without gradient": Bad("fit.optimizer belongs to", "leave it out", fit__optimizer="adam"),
     "exact sample of a continuous law": Bad("law.name = 'uniform'", "sample.mode = 'iid'", law={"name": "uniform"}),
     "lists for names": Bad("fit.start = ['data']", "pass one of", fit__start=["data"]),

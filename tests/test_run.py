@@ -237,15 +237,15 @@ def test_best_objective_is_not_above_the_truth(folder):
 
 
 def test_iid_samples_of_any_size_and_law():
-    """n below, at and above one chunk of 2,048 rows, multiples of it and not, from a law on no finite set of points.
+    """n below, at and above one chunk of 1,024 rows, multiples of it and not, from a law on no finite set of points.
 
     Each observation adds one half of a squared standard normal to the objective at the truth: its mean is n/2 and
     its standard deviation sqrt(n/2). The mean of 4 replicates lies within 5 standard errors: 6e-7 false alarms a size.
     """
-    sizes = [1000, 2048, 5000]
+    sizes = [1000, 1024, 2048, 5000]
     law = {"name": "uniform", "low": -2.0, "high": 2.0}
     frame = ms.run(study(law=law, sample__mode="iid", sample__sizes=sizes)).frame
-    assert sampling.CHUNK == 2048
+    assert sampling.CHUNK == 1024
     for n, group in frame.groupby("n"):
         assert abs(group["objective_at_truth"].mean() - n / 2) < 5 * np.sqrt(n / 2 / 4)
         assert group["objective_at_truth"].nunique() == 4
