@@ -6,19 +6,24 @@ be measured in single precision. Unless JAX has started already, every CPU core 
 
 from moe_sim import _engine as _engine
 from moe_sim.errors import InputError
+from moe_sim.estimate import Estimate, fit
 from moe_sim.fitting import FitOptions, Fits, Fitter
-from moe_sim.laws import Grid, Law, Normal, Quadrature, Uniform
+from moe_sim.laws import Grid, Law, Linspace, Normal, Quadrature, Uniform
 from moe_sim.losses import Loss, evaluate, parse_loss
 from moe_sim.measure import MixingMeasure
-from moe_sim.models.base import RegressionModel
+from moe_sim.models.base import MixtureModel, Model, RegressionModel
+from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.prefix import Frozen, PrefixModel
+from moe_sim.models.prefix_mixture import PrefixMixture
+from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.rates import Claim, Verdict, judge
 from moe_sim.run import Results, load_results, run
 from moe_sim.sampling import draw
 from moe_sim.study import Study, load_study, registry
 
 __all__ = [
-    "Claim", "FitOptions", "Fits", "Fitter", "Frozen", "Grid", "InputError", "Law", "Loss", "MixingMeasure", "Normal",
-    "PrefixModel", "Quadrature", "RegressionModel", "Results", "Study", "Uniform", "Verdict", "draw", "evaluate",
-    "judge", "load_results", "load_study", "parse_loss", "registry", "run",
+    "Claim", "Estimate", "FitOptions", "Fits", "Fitter", "Frozen", "GaussianGated", "Grid", "InputError", "Law",
+    "Linspace", "Loss", "MixingMeasure", "MixtureModel", "Model", "Normal", "PrefixMixture", "PrefixModel",
+    "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "draw", "evaluate",
+    "fit", "judge", "load_results", "load_study", "parse_loss", "registry", "run",
 ]  # fmt: skip

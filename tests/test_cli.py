@@ -101,22 +101,24 @@ def test_require_of_no_claim_is_not_met(folder, moe_sim):
 def test_claims_lists_the_registry_and_the_last_verdicts(folder, moe_sim):
     status, out, err = moe_sim("claims")
     assert (status, err) == (0, "")
-    names = [
+    prefix = [
         f"prefix-{structure}-{fit}"
         for structure in ("independent", "shared-linear", "shared-network")
         for fit in ("exact", "over")
     ]
+    mixtures = ["prefix-mixture-independent", "prefix-mixture-shared", "gaussian-gated-exact", "gaussian-gated-over"]
+    names = sorted(prefix + mixtures + [f"softmax-gaussian-{fit}" for fit in ("exact", "over-2", "over-3")])
     assert ms.registry() == names
     rows = [line for line in out.splitlines() if "not run" in line]
     assert len(rows) == sum(len(ms.load_study(name).claims) for name in names)
     for name in names:
         assert out.count(f" {name} ") == 1
 
-    claim = ms.load_study(names[0])
-    small = tables(name=names[0], claim=claim.tables["claim"])
-    ms.run(ms.Study(**small), folder / "runs" / names[0])
+    claim = ms.load_study(prefix[0])
+    small = tables(name=prefix[0], claim=claim.tables["claim"])
+    ms.run(ms.Study(**small), folder / "runs" / prefix[0])
     lines = moe_sim("claims")[1].splitlines()
-    first = next(line for line in lines if names[0] in line)
+    first = next(line for line in lines if prefix[0] in line)
     assert "undecided" in first and "not run" not in first
 
 
@@ -195,4 +197,4 @@ def test_help_names_every_command(moe_sim, arguments, expected):
     status, out, err = moe_sim(*arguments)
     assert status == expected
     assert err.startswith("error: pass a command") == bool(expected)
-    assert all(f" {name} " in out for name in ("run", "verdict", "plot", "claims", "figures"))
+    assert all(f" {name} " in out for name in ("run", "verdict", "plot", "claims", "figures", "fit", "bench"))
