@@ -164,6 +164,36 @@ def fit(
 
 
 @app.command()
+def calibrate(
+    studies: Annotated[str, typer.Option(help="Synthetic studies of each law.")] = "2000",
+    seed: Annotated[str, typer.Option(help="Seed of the studies.")] = "0",
+    as_json: Json = False,
+) -> None:
+    """How often verdicts and intervals are right, on synthetic losses whose law is known."""
+    from moe_sim.calibrate import REPLICATES, SIZES
+    from moe_sim.calibrate import calibrate as rows_of
+
+    rows = []
+    count = whole("--studies", _number("--studies", studies), 2)
+    for row in rows_of(count, whole("--seed", _number("--seed", seed))):
+        rows.append(row)
+        err_console.print(f"calibrated: {row['law']}", highlight=False)
+    if as_json:
+        print(json.dumps({"studies": count, "rows": rows}))
+        return
+    table = Table("loss law and claim", "coverage", "supported", "refuted", "undecided", "wrong")
+    for row in rows:
+        coverage = "–" if row["coverage"] is None else f"{row['coverage']:.3f} ± {2 * row['coverage_mcse']:.3f}"
+        shares = (f"{row[name]:.1%}" for name in ("supported", "refuted", "undecided"))
+        table.add_row(row["law"], coverage, *shares, f"{row['wrong']:.1%} ± {2 * row['wrong_mcse']:.1%}")
+    out_console.print(table)
+    out_console.print(
+        f"{count} studies a law, {REPLICATES} replicates at each of {len(SIZES)} sizes from {SIZES[0]:.0e} to "
+        f"{SIZES[-1]:.0e}; ± two Monte Carlo errors; wrong: a verdict against what is known", highlight=False,
+    )  # fmt: skip
+
+
+@app.command()
 def bench(as_json: Json = False) -> None:
     """Nanoseconds a sample of one streamed pass and of drawing, on one core, and passes a fit takes."""
     from moe_sim import bench as timing
@@ -213,7 +243,7 @@ def _report(study: ms.Study):
     """Progress on standard error: one line that is rewritten on a terminal, one a size otherwise."""
 
     def show(p: Progress) -> None:
-        text = f"{study.name}  n = {p.n:.0e}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
+        text = f"{study.name}  n = {p.n:.4g}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
         if err_console.is_terminal:
             err_console.print(
                 text, end="\n" if p.done == p.total and p.n == study.problem.sizes[-1] else "\r", highlight=False
@@ -251,9 +281,28 @@ def _print(results: ms.Results, verdicts: list[ms.Verdict], as_json: bool) -> No
         return
     out_console.print(_table(verdicts))
     for v in verdicts:
-        out_console.print(f"{v.loss}: {v.reason}", highlight=False)
+        out_console.print(f"{v.loss}: {v.reason}", highlight=False, markup=False)
+        for line in _shape(v):
+            out_console.print(f"  {line}", highlight=False, markup=False)
     if results.folder is not None:
         out_console.print(results.folder, highlight=False)
+
+
+def _shape(v: ms.Verdict) -> list[str]:
+    """How the slope depends on the window, in words. Of many sizes, some."""
+    if v.slope is None or v.kind == "lower":
+        return []
+    share = f"{v.slope:.3f} in all"
+    step = -(-len(v.dropping) // 6)
+    for d in v.dropping[step - 1 :: step] if step else []:
+        share += f", {d['slope']:.3f} from {d['from']:.3g} on"
+    lines = [f"slope {share}"]
+    if len(v.local_slopes) <= 8:
+        local = ", ".join(f"{p['slope']:.3f} ± {(p['interval'][1] - p['interval'][0]) / 2:.3f}" for p in v.local_slopes)
+        lines.append(f"slopes from size to size {local}")
+    if v.excess is not None:
+        lines.append(f"fit of the claimed function: p = {v.excess['lack_of_fit']:.2g}")
+    return lines
 
 
 def _table(verdicts: list[ms.Verdict]) -> Table:

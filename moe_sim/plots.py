@@ -17,8 +17,9 @@ from scipy.special import ndtri
 from moe_sim.errors import InputError
 from moe_sim.estimate import Estimate
 from moe_sim.models.base import MixtureModel
-from moe_sim.rates import LEVEL, Verdict, summarise
+from moe_sim.rates import Verdict
 from moe_sim.run import Results
+from moe_sim.slopes import LEVEL, summarise
 
 STRUCTURES = {"shared-linear": "#0072B2", "shared-network": "#009E73", "independent": "#D55E00"}  # Okabe and Ito
 STYLE: Any = {

@@ -1,4 +1,4 @@
-"""Rates and verdicts: slopes of log mean loss on log n, their intervals, and what they say of a claim.
+"""Verdicts: what slopes of log mean loss on log n say of a claim.
 
 numpy and scipy only. Everything a verdict depends on is in the claim, declared before the run.
 """
@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import chdtrc, ndtri
 
-LEVEL = 0.95
-BENT = 0.01  # p-value of the straight line below which its interval is widened
+from moe_sim.slopes import BENT, Slope, dropping, fit_slope, half_width_with, local_slopes, summarise, usable
+
 FULL = 0.99  # part of its ceiling from which a Voronoi loss says nothing any more
 SATURATED = 0.05  # share of such replicates above which no rate is read off
 MARGIN = 0.1  # default margin of a claim, as a part of its exponent
+LARGEST = 1e15  # size that a study may have
+_FURTHEST = 30  # sizes beyond the last that are considered when asking how far to go
 
 
 @dataclass(frozen=True)
@@ -46,63 +47,14 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Slope:
-    """A weighted least-squares slope of log loss on log n, and its interval at ``LEVEL``.
-
-    lack_of_fit: p-value of the straight line (chi-square, Monte Carlo errors taken as known).
-    """
-
-    slope: float
-    low: float
-    high: float
-    lack_of_fit: float
-
-    @property
-    def interval(self) -> list[float]:
-        return [self.low, self.high]
-
-
-def summarise(values: np.ndarray, aggregate: str) -> tuple[float, float]:
-    """Aggregate of replicates and its Monte Carlo standard error; replicates without a value (NaN) left out.
-
-    ``mean``: sd/sqrt(R). ``rms``: by the delta method. NaN when fewer than two replicates have a value.
-    """
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return np.nan, np.nan
-    if aggregate == "rms":
-        square, error = summarise(values**2, "mean")
-        return (np.sqrt(square), error / (2 * np.sqrt(square))) if square > 0 else (0.0, 0.0)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
-
-
-def fit_slope(n, mean, mcse, log_shape=None) -> Slope:
-    """Slope of log(mean) - log_shape on log(n), weights and interval from the Monte Carlo errors.
-
-    Where a straight line clearly does not fit (``BENT``), the interval is widened by the Birge ratio, the root of
-    chi-square over its degrees of freedom: the errors are then not those of Monte Carlo alone.
-    Over 2,000 synthetic studies of 6 sizes the interval covered 0.951 to 0.956 (ordinary least squares with
-    1.96 covered 0.88), so errors are propagated, not estimated from six residuals. Needs three sizes.
-    """
-    x = np.log(np.asarray(n, float))
-    y = np.log(mean) - (0.0 if log_shape is None else log_shape)
-    error = np.asarray(mcse) / np.asarray(mean)
-    weight = 1 / error**2
-    centred = x - np.average(x, weights=weight)
-    information = np.sum(weight * centred**2)
-    slope = float(np.sum(weight * centred * y) / information)
-    half = float(ndtri((1 + LEVEL) / 2) / np.sqrt(information))
-    residual = y - np.average(y, weights=weight) - slope * centred
-    square = float(np.sum((residual / error) ** 2))
-    lack = float(chdtrc(len(x) - 2, square))
-    if lack < BENT:
-        half *= np.sqrt(square / (len(x) - 2))
-    return Slope(slope, slope - half, slope + half, lack)
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """What came out for one claim; ``to_json`` has the documented keys. ``reason`` is a sentence."""
+    """What came out for one claim; ``to_json`` has the documented keys. ``reason`` is a sentence.
+
+    excess: the slope of the mean loss over the claimed function, ``tail`` that of the largest sizes alone where the
+    claimed function clearly does not fit. local_slopes, dropping: see ``slopes``; they are shown, and decide nothing.
+    replicates_needed, sizes_needed: replicates a size, or largest size, at which an undecided claim would be decided
+    if the slopes stayed where they are; None where neither would.
+    """
 
     claim: str
     loss: str
@@ -124,10 +76,15 @@ class Verdict:
     slope: float | None
     interval: list[float] | None
     lack_of_fit: float | None
+    excess: dict[str, Any] | None
+    tail: dict[str, Any] | None
+    local_slopes: list[dict[str, Any]]
+    dropping: list[dict[str, Any]]
     near_minimiser: dict[str, Any]
     saturated: float
     imputed: dict[str, str]
     replicates_needed: int | None
+    sizes_needed: float | None
     evidence: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -136,33 +93,60 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way of reading the replicates: aggregated losses over the window, and the verdict they give alone."""
+    """One way of reading the replicates: aggregated losses over the window, and the verdict they give alone.
 
+    places: of the sizes that a slope can be made of. tail: the reading of the largest sizes, where the claimed
+    function does not fit all of them.
+    """
+
+    sizes: list[float]
     mean: list[float]
     mcse: list[float]
+    places: np.ndarray
     slope: Slope | None
     excess: Slope | None
     verdict: str
+    tail: _Reading | None = None
 
 
 def _read(claim: Claim, sizes, columns: list[np.ndarray], aggregate: str) -> _Reading:
     summary = [summarise(column, aggregate) for column in columns]
-    mean, mcse = [s[0] for s in summary], [s[1] for s in summary]
-    usable = [k for k in range(len(sizes)) if mean[k] > 0 and mcse[k] > 0 and np.isfinite(mean[k])]
-    if len(usable) < 3:
-        return _Reading(mean, mcse, None, None, "undecided")
-    n, m, e = (np.asarray(v, float)[usable] for v in (sizes, mean, mcse))
+    return _read_means(claim, np.asarray(sizes, float), [s[0] for s in summary], [s[1] for s in summary])
+
+
+def _read_means(claim: Claim, sizes, mean, mcse) -> _Reading:
+    places = usable(mean, mcse)
+    if len(places) < 3:
+        return _Reading(list(sizes), list(mean), list(mcse), places, None, None, "undecided")
+    n, m, e = (np.asarray(v, float)[places] for v in (sizes, mean, mcse))
     excess = fit_slope(n, m, e, claim.log_shape(n))
+    verdict, tail = _compare(claim, excess), None
+    if excess.lack_of_fit < BENT and len(n) > 3:
+        # A bend: what the small sizes show is not what the large ones do, and the claim is about those.
+        first = min(len(n) // 2, len(n) - 3)
+        tail = _read_means(claim, n[first:], m[first:], e[first:])
+        if tail.verdict != verdict or (verdict == "refuted" and _comes_closer(excess, tail.excess)):
+            verdict = "undecided"
+    return _Reading(list(sizes), list(mean), list(mcse), places, fit_slope(n, m, e), excess, verdict, tail)
+
+
+def _comes_closer(excess: Slope, tail: Slope | None) -> bool:
+    """Whether the largest sizes lie clearly nearer to the claimed slope than all of them: the rate may yet come."""
+    if tail is None:
+        return False
+    return tail.high < excess.slope if excess.slope > 0 else tail.low > excess.slope
+
+
+def _compare(claim: Claim, excess: Slope) -> str:
+    """The verdict of a slope over the claimed function."""
     margin = claim.tolerance
     if claim.kind == "lower":
-        verdict = "undecided"
-    elif excess.low > margin or (claim.kind == "exact" and excess.high < -margin):
-        verdict = "refuted"
-    elif excess.high <= margin and (claim.kind == "upper" or excess.low >= -margin):
-        verdict = "supported"
-    else:
-        verdict = "undecided"
-    return _Reading(mean, mcse, fit_slope(n, m, e), excess, verdict)
+        return "undecided"
+    if excess.low > margin or (claim.kind == "exact" and excess.high < -margin):
+        return "refuted"
+    if excess.high <= margin and (claim.kind == "upper" or excess.low >= -margin):
+        return "supported"
+    return "undecided"
 
 
 def judge_claim(
@@ -193,22 +177,31 @@ def judge_claim(
     requested = sum(counts.values())
     certified = counts.pop("certified", 0)
     verdict, reason = _combine(claim, main, worst_near, low, high, evidence, len(sizes))
+    replicates = min((len(v) for v in loss), default=0)
+    more, further = _needed(claim, [main, worst_near], replicates) if verdict == "undecided" else (None, None)
     saturated = float(np.mean(np.concatenate([full[k] for k in inside]))) if full is not None and inside else 0.0
     if saturated > SATURATED and claim.kind != "lower":
-        verdict = "undecided"
+        verdict, more, further = "undecided", None, None
         reason = (
             f"{saturated:.0%} of the Voronoi losses are at their ceiling, where all translations of the gates tie: "
             "the sizes are too small to show a rate of the parameters"
         )
+    wishes = [] if more is None else [f"{more:,} replicates a size"]
+    wishes += [] if further is None else [f"sizes up to {further:.2g}"]
+    if wishes:
+        reason += f"; {' or '.join(wishes)} would decide, if the slopes stayed where they are"
+    points = [np.asarray(v, float)[main.places] for v in (sizes, main.mean, main.mcse)]
     return Verdict(
         claim=study, loss=claim.loss, kind=claim.kind, exponent=claim.exponent, log_power=claim.log_power,
         margin=claim.tolerance, verdict=verdict, reason=reason, start=start, aggregate=aggregate,
         sizes=[float(n) for n in sizes], mean=main.mean, mcse=main.mcse,
-        replicates=min((len(v) for v in loss), default=0),
+        replicates=replicates,
         without_value=int(sum(np.sum(~np.isfinite(v)) for v in loss)),
         certified=certified / requested if requested else 0.0, uncertified=dict(counts),
         slope=main.slope.slope if main.slope else None, interval=main.slope.interval if main.slope else None,
         lack_of_fit=main.slope.lack_of_fit if main.slope else None,
+        excess=main.excess.to_json() if main.excess else None, tail=_tail(main),
+        local_slopes=local_slopes(*points), dropping=dropping(*points),
         near_minimiser={
             "mean": worst_near.mean, "mcse": worst_near.mcse, "verdict": worst_near.verdict,
             "slope": worst_near.slope.slope if worst_near.slope else None,
@@ -216,7 +209,7 @@ def judge_claim(
         },
         saturated=saturated,
         imputed={"best": low.verdict, "worst": high.verdict},
-        replicates_needed=_needed(claim, [main, worst_near], loss, verdict), evidence=evidence,
+        replicates_needed=more, sizes_needed=further, evidence=evidence,
     )  # fmt: skip
 
 
@@ -243,26 +236,59 @@ def _combine(claim, main, near, low, high, evidence, sizes) -> tuple[str, str]:
         fast = main.excess is not None and main.excess.slope < 0
         pace = "faster" if fast and claim.kind == "exact" else "slower"
         return "refuted", f"{' and '.join(refuting)} {'fall' if len(refuting) > 1 else 'falls'} {pace} than claimed"
-    unsure = [name for name, r in (readings | imputations).items() if r.verdict != "supported"]
+    unsure = {name: r for name, r in (readings | imputations).items() if r.verdict != "supported"}
     if unsure:
-        return "undecided", f"does not hold for {' and '.join(unsure)}"
+        bent = any(r.tail is not None for name, r in unsure.items() if name in readings)
+        reason = f"does not hold for {' and '.join(unsure)}"
+        if bent:
+            reason += (
+                " (it bends: the largest sizes alone say something else, or not enough, or come closer to the claim)"
+            )
+        elif not set(unsure) & set(readings):
+            reason += ": raise fit.starts or fit.budget until fewer are"
+        return "undecided", reason
     return "supported", "holds for the mean loss, the worst near-minimiser and both imputations"
 
 
-def _needed(claim, readings, loss, verdict) -> int | None:
-    """Replicates a size that would decide, if the slopes stayed where they are; None when none would."""
-    if verdict != "undecided" or claim.kind == "lower":
+def _tail(reading: _Reading) -> dict[str, Any] | None:
+    tail = reading.tail
+    if tail is None or tail.excess is None:
         return None
-    factor = 1.0
+    return {"from": tail.sizes[0], **tail.excess.to_json(), "verdict": tail.verdict}
+
+
+def _needed(claim: Claim, readings: list[_Reading], replicates: int) -> tuple[int | None, float | None]:
+    """Replicates a size, and the largest size, that would decide if the slopes stayed where they are.
+
+    None for what would not do in reason: more than 1e4 times the replicates, sizes beyond 1e15.
+    """
+    if claim.kind == "lower":
+        return None, None
+    factor, largest = 1.0, 0.0
     for r in readings:
         if r.excess is None:
-            return None
-        half = (r.excess.high - r.excess.low) / 2
+            return None, None
         edges = [claim.tolerance] if claim.kind == "upper" else [claim.tolerance, -claim.tolerance]
         gap = min(abs(r.excess.slope - edge) for edge in edges)
+        half = (r.excess.high - r.excess.low) / 2
+        if half <= gap:
+            continue
         factor = max(factor, (half / gap) ** 2 if gap > 0 else np.inf)
-    count = min(len(v) for v in loss)
-    return int(np.ceil(factor * count)) if 1 < factor < 1e4 else None
+        largest = max(largest, _further(r, gap))
+    count = int(np.ceil(factor * replicates)) if 1 < factor < 1e4 else None
+    return count, largest if 0 < largest <= LARGEST else None
+
+
+def _further(reading: _Reading, gap: float) -> float:
+    """The largest size with which half the interval is at most ``gap``, sizes and errors going on as they are."""
+    assert reading.excess is not None
+    n, mean, mcse = (np.asarray(v, float)[reading.places] for v in (reading.sizes, reading.mean, reading.mcse))
+    # Where the line does not fit, the interval has been widened, and stays so.
+    wider = (reading.excess.high - reading.excess.low) / 2 / half_width_with(n, mean, mcse, 0)
+    for more in range(1, _FURTHEST + 1):
+        if wider * half_width_with(n, mean, mcse, more) <= gap:
+            return float(n[-1] * (n[-1] / n[-2]) ** more)
+    return np.inf
 
 
 def judge(results) -> list[Verdict]:

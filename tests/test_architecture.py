@@ -17,7 +17,8 @@ PACKAGE = ROOT / "moe_sim"
 # A module imports only from rooms before its own, or from its own.
 ROOMS = [
     "errors", "measure", "mixture", "losses", "laws", "models", "passes", "sampling", "solvers", "lanes", "starts",
-    "distances", "fitting", "theory", "rates", "study", "store", "run", "estimate", "bench", "plots", "cli",
+    "distances", "fitting", "theory", "slopes", "rates", "calibrate", "study", "store", "run", "estimate", "bench",
+    "plots", "cli",
 ]  # fmt: skip
 EXEMPT = {"__init__", "__main__", "_engine"}
 # A family of claims has one note of its name; its claims are named after it.
@@ -73,10 +74,12 @@ def test_the_order_is_read_from_the_code():
     assert "plots" in rooms_used(PACKAGE / "cli.py") and "run" in rooms_used(PACKAGE / "cli.py")
 
 
-def test_rates_need_numpy_and_scipy_only():
-    used = {name.split(".")[0] for name in imported(PACKAGE / "rates.py")}
-    assert {"numpy", "scipy"} <= used
-    assert used - {"numpy", "scipy"} <= set(sys.stdlib_module_names)
+@pytest.mark.parametrize("name, rooms", [("slopes", set()), ("rates", {"slopes"}), ("calibrate", {"rates"})])
+def test_rates_need_numpy_and_scipy_only(name, rooms):
+    """What a verdict is made of runs where there is no JAX."""
+    used = {name.split(".")[0] for name in imported(PACKAGE / f"{name}.py")}
+    assert "numpy" in used and rooms_used(PACKAGE / f"{name}.py") == rooms
+    assert used - {"numpy", "scipy", "moe_sim"} <= set(sys.stdlib_module_names)
 
 
 def test_a_claim_is_named_as_its_file():
