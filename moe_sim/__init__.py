@@ -17,7 +17,7 @@ from moe_sim.models.prefix import Frozen, PrefixModel
 from moe_sim.models.prefix_mixture import PrefixMixture
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.rates import Claim, Verdict, judge
-from moe_sim.run import Results, load_results, run
+from moe_sim.run import Results, load_results, run, run_controls
 from moe_sim.sampling import draw
 from moe_sim.study import Study, load_study, registry
 
@@ -25,5 +25,5 @@ __all__ = [
     "Claim", "Estimate", "FitOptions", "Fits", "Fitter", "Frozen", "GaussianGated", "Grid", "InputError", "Law",
     "Linspace", "Loss", "MixingMeasure", "MixtureModel", "Model", "Normal", "PrefixMixture", "PrefixModel",
     "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "draw", "evaluate",
-    "fit", "judge", "load_results", "load_study", "parse_loss", "registry", "run",
+    "fit", "judge", "load_results", "load_study", "parse_loss", "registry", "run", "run_controls",
 ]  # fmt: skip

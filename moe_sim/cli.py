@@ -37,6 +37,7 @@ def run(
     replicates: Annotated[str | None, typer.Option(help="Replicates a size in place of the study's.")] = None,
     seed: Annotated[str | None, typer.Option(help="Seed in place of the study's.")] = None,
     quick: Annotated[bool, typer.Option(help="At most 20 replicates a size.")] = False,
+    controls: Annotated[bool, typer.Option("--controls", help="Run the controls too: start, one step, truth.")] = False,
     require: Annotated[str | None, typer.Option(help="Exit with 1 unless every claim has this verdict.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -52,7 +53,9 @@ def run(
         if not found.claims:
             raise InputError(f"--require {require}: the study has no claims, add a [[claim]] table")
     folder = out or RUNS / found.name
-    results = ms.run(found, folder, _report(found))
+    results = ms.run(found, folder, _report())
+    if controls:
+        results = ms.run_controls(results, _report())
     verdicts = ms.judge(results)
     _print(results, verdicts, as_json)
     if require is not None and any(v.verdict != require for v in verdicts):
@@ -70,13 +73,17 @@ def verdict(folder: Path, as_json: Json = False) -> None:
 def plot(
     folder: Path, out: Annotated[Path | None, typer.Option(help="Figure file; FOLDER/rates.svg by default.")] = None
 ) -> None:
-    """Draw the losses of a run against n."""
-    from moe_sim import plots
+    """Draw the losses of a run against n, and beside them its controls if it has any."""
+    from moe_sim import check_plots, plots
 
     results = ms.load_results(folder)
     target = out or folder / "rates.svg"
     plots.save(plots.plot_rates(results, ms.judge(results)), target)
     out_console.print(target, highlight=False)
+    if results.controls:
+        beside = target.with_name(f"{target.stem}-controls{target.suffix}")
+        plots.save(check_plots.plot_controls(results), beside)
+        out_console.print(beside, highlight=False)
 
 
 @app.command()
@@ -104,7 +111,7 @@ def figures(
     done: dict[str, Any] = {}
     for name in names or ms.registry():
         study = ms.load_study(name)
-        results = ms.run(study, RUNS / name, _report(study))
+        results = ms.run(study, RUNS / name, _report())
         done[name] = (results, ms.judge(results))
     paths = plots.write_figures(done, out)
     out_console.print(_table([v for _, verdicts in done.values() for v in verdicts]))
@@ -161,6 +168,63 @@ def fit(
             raise InputError(f"{gates} cannot be written ({error.strerror}): pass another file") from None
     if plot is not None:
         plots.save(plots.plot_fit(found), plot)
+
+
+@app.command()
+def ratio(
+    folder: Path,
+    out: Annotated[Path | None, typer.Option(help="Figure of the quantiles (.svg, .png or .pdf).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Likelihood-ratio gaps of an exactly specified run against chi-square: was the maximum found?"""
+    from moe_sim import check_plots, plots
+    from moe_sim.likelihood_ratio import likelihood_ratio
+
+    if out is not None:
+        plots.check(out)
+    found = likelihood_ratio(ms.load_results(folder))
+    rows = found.to_dict("records")
+    if as_json:
+        print(json.dumps({"folder": str(folder), "likelihood_ratio": rows}))
+    else:
+        table = Table("n", "replicates", "degrees", "mean gap", "KS distance", "p")
+        for row in rows:
+            table.add_row(
+                f"{row['n']:g}", str(row["replicates"]), str(row["degrees"]), f"{row['mean']:.3f}", f"{row['ks']:.4f}",
+                f"{row['p']:.3g}",
+            )  # fmt: skip
+        out_console.print(table)
+    if out is not None:
+        plots.save(check_plots.plot_ratio(found), out)
+
+
+@app.command()
+def audit(
+    out: Annotated[Path, typer.Option(help="Folder of the figure and the table.")] = Path("figures"),
+    quick: Annotated[bool, typer.Option(help="At most 20 replicates a size.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What published protocols do to a slope: re-created as written, beside corrected ones on the same samples."""
+    from moe_sim import check_plots
+    from moe_sim.audit import ROWS, table
+    from moe_sim.audit import audit as run_all
+
+    done = run_all(RUNS / ("audit-quick" if quick else "audit"), quick, _report())
+    found = table(done)
+    paths = check_plots.write_audit(done, ROWS, found, out)
+    if as_json:
+        print(json.dumps({"rows": json.loads(found.to_json(orient="records"))}))
+        return
+    shown = Table("model", "protocol", "loss", "slope", "without small sizes", "units below", "certified", "verdict")
+    for row in found.to_dict("records"):
+        shown.add_row(
+            row["panel"], row["protocol"], row["loss"], _slope(row["slope"], (row["low"], row["high"])),
+            f"{row['dropped_low']:.2f} to {row['dropped_high']:.2f}", f"{row['below']:.2f}",
+            f"{np.floor(1000 * row['certified']) / 10:.1f}%", f"[{_COLOUR[row['verdict']]}]{row['verdict']}[/]",
+        )  # fmt: skip
+    out_console.print(shown)
+    for path in paths:
+        out_console.print(path, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -239,15 +303,13 @@ def _number(name: str, text: str) -> float:
         ) from None
 
 
-def _report(study: ms.Study):
+def _report():
     """Progress on standard error: one line that is rewritten on a terminal, one a size otherwise."""
 
     def show(p: Progress) -> None:
-        text = f"{study.name}  n = {p.n:.4g}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
+        text = f"{p.study}  n = {p.n:.4g}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
         if err_console.is_terminal:
-            err_console.print(
-                text, end="\n" if p.done == p.total and p.n == study.problem.sizes[-1] else "\r", highlight=False
-            )
+            err_console.print(text, end="\n" if p.done == p.total and p.last else "\r", highlight=False)
         elif p.done == p.total:
             err_console.print(text, highlight=False, soft_wrap=True)
 
@@ -284,6 +346,8 @@ def _print(results: ms.Results, verdicts: list[ms.Verdict], as_json: bool) -> No
         out_console.print(f"{v.loss}: {v.reason}", highlight=False, markup=False)
         for line in _shape(v):
             out_console.print(f"  {line}", highlight=False, markup=False)
+        for warning in v.warnings:
+            out_console.print(f"  warning: {warning}", highlight=False, markup=False)
     if results.folder is not None:
         out_console.print(results.folder, highlight=False)
 
@@ -319,15 +383,19 @@ def _table(verdicts: list[ms.Verdict]) -> Table:
     previous = None
     for v in verdicts:
         near = v.near_minimiser
-        failures = ", ".join(f"{count} {name}" for name, count in v.uncertified.items())
-        share = f"{np.floor(1000 * v.certified) / 10:.1f}%"  # 100.0% only where it is all of them
         table.add_row(
             v.claim if v.claim != previous else "", v.loss, _claimed(v), _slope(v.slope, v.interval),
-            _slope(near["slope"], near["interval"]), f"{share}{failures and f' ({failures})'}",
+            _slope(near["slope"], near["interval"]), _accounting(v),
             v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
         )  # fmt: skip
         previous = v.claim
     return table
+
+
+def _accounting(v: ms.Verdict) -> str:
+    """Certified fits out of all that were asked for, and every reason why not: the numbers add up."""
+    failures = ", ".join(f"{count:,} {name}" for name, count in v.uncertified.items())
+    return f"{round(v.certified * v.requested):,} of {v.requested:,}{failures and f' ({failures})'}"
 
 
 _COLOUR = {"supported": "green", "refuted": "red", "undecided": "yellow"}

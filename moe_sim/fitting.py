@@ -25,6 +25,7 @@ from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.em import expectation_maximization, variance_groups
 from moe_sim.solvers.gradient import gradient_descent
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
+from moe_sim.solvers.steps import steps
 from moe_sim.solvers.trust_region import trust_region
 
 NEAR = 0.5  # log-likelihood units: fits this close to the best are statistically the same fit
@@ -40,9 +41,12 @@ _LEVEL = 8  # factor between the subsamples that a start is led through
 
 SOLVERS: dict[str, Callable] = {
     "least-squares": trust_region, "mle": trust_region, "em": expectation_maximization, "gradient": gradient_descent,
+    "steps": steps,
 }  # fmt: skip
-ESTIMATORS = {RegressionModel: ("least-squares", "gradient"), MixtureModel: ("mle", "em", "gradient")}
-LIMITS = {"least-squares": 300, "mle": 300, "em": 5000, "gradient": 5000}  # default iterations
+ESTIMATORS = {
+    RegressionModel: ("least-squares", "gradient", "steps"), MixtureModel: ("mle", "em", "gradient", "steps"),
+}  # fmt: skip
+LIMITS = {"least-squares": 300, "mle": 300, "em": 5000, "gradient": 5000, "steps": 1}  # default iterations
 
 CERTIFICATES = {
     "certified": "stationary, not above the objective at the truth, and reached from at least two starts",
@@ -58,7 +62,9 @@ class FitOptions:
     """How to fit; the ``[fit]`` table of a study.
 
     budget: at most this many times ``starts`` starts are spent on a replicate that is not certified.
-    spread: noise of the ``wide`` and ``truth`` start rules (default in ``starts.SPREAD``).
+    spread: noise of the ``wide`` and ``truth`` start rules (default in ``starts.SPREAD``): a number for all free
+        coordinates, or a number for each of those named (0 for the others).
+    spread_exponent: that noise falls like n^-spread_exponent. An artefact to be studied, not to be used.
     solver: further keywords of the solver (optimizer, learning_rate, tolerance).
     """
 
@@ -70,7 +76,8 @@ class FitOptions:
     bound: float = 6.0
     bias_bound: float = 3.0
     max_iterations: int = 300
-    spread: float | None = None
+    spread: float | dict[str, float] | None = None
+    spread_exponent: float = 0.0
     solver: dict[str, Any] = field(default_factory=dict)
 
 
@@ -151,12 +158,14 @@ class Fitter:
         self.passes = passes = passes_of(model, unflatten, options.atoms)
         # Where lanes run together, rounds of equal length that add up to no more than the limit.
         length = _ROUND if SOLVERS[options.estimator] is trust_region else _FIRST_ORDER_ROUND
-        rounds = 1 if self.how == "map" else -(-options.max_iterations // length)
+        rounds = 1 if self.how == "map" else max(1, -(-options.max_iterations // length))
         self.cap = cap = options.max_iterations // rounds
         keywords = dict(options.solver)
-        if options.estimator == "em" and isinstance(model, MixtureModel):
+        if options.estimator in ("em", "steps") and isinstance(model, MixtureModel):
             keywords["groups"] = self._groups(model)
-        self.tolerance = keywords.pop("tolerance", TOLERANCE)
+        # The start as it is, no subsamples: a control shows what the start does.
+        self.direct = direct = options.estimator == "steps"
+        self.tolerance = keywords.pop("tolerance", 0.0 if direct else TOLERANCE)
         if options.estimator == "mle":
             keywords["patience"] = _PATIENCE
         minimise = partial(SOLVERS[options.estimator], passes, lower=self.lower, upper=self.upper, **keywords)
@@ -170,7 +179,7 @@ class Fitter:
                 points = jax.lax.map(lambda u: self._from_clusters(u, x, y, weight), points)
             value = jax.lax.map(lambda theta: passes.value(theta, _head(sample)), points)
             best = jnp.nanargmin(value)
-            if _is_small(sample):
+            if direct or _is_small(sample):
                 return points[best], value[best]
             if options.estimator == "gradient":
                 found = trust_region(passes, _head(sample), points[best], self.lower, self.upper, 100, SAME)
@@ -216,14 +225,18 @@ class Fitter:
         jobs = [(self._solve, part, (first, theta, np.ones(1))), (self._certify, samples, (first, theta))]
         return [*jobs, (self._improve, part, (first, candidates))]
 
-    def starting_points(self, seeds: list[np.random.SeedSequence]) -> np.ndarray:
+    def starting_points(self, seeds: list[np.random.SeedSequence], n: float = 1.0) -> np.ndarray:
         """Candidates (R, starts, C, P) of one round, one seed a replicate (see ``starts.candidates``)."""
         o = self.options
+        spread: Any = o.spread
+        if isinstance(spread, dict):
+            parts = {k: np.full(np.shape(v), spread.get(k, 0.0)) for k, v in self.unflatten_free(self.lower).items()}
+            spread = np.asarray(ravel_pytree(parts)[0])
         true_atoms = o.atoms if self.truth is None else len(self.truth[self.model.mass])
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         rule = partial(
             start_rules.candidates, o.start, self.model, true_atoms, o.atoms, lower, upper, o.starts,
-            cover=self.cover, spread=o.spread,
+            cover=self.cover, spread=spread, shrink=n**-o.spread_exponent,
         )  # fmt: skip
         return np.stack([rule(seed) for seed in seeds])
 
@@ -243,8 +256,11 @@ class Fitter:
                 old[left] = new
         return found
 
-    def fit(self, samples, seeds: list[np.random.SeedSequence]) -> Fits:
-        """Fit R samples (leaves with first axis R); ``seeds`` make their starts, and those of later rounds."""
+    def fit(self, samples, seeds: list[np.random.SeedSequence], n: float = 1.0) -> Fits:
+        """Fit R samples (leaves with first axis R); ``seeds`` make their starts, and those of later rounds.
+
+        n: the sample size, which only ``spread_exponent`` asks for.
+        """
         count, size = len(seeds), self.options.starts
         lanes: list[_Lanes] = []
         spent = _Spent(*np.zeros((3, count)))
@@ -253,7 +269,7 @@ class Fitter:
         head = samples if _is_small(samples) else _part(samples, 1)
         checked = np.zeros((4, count))
         for attempt in range(max(1, self.options.budget)):
-            points = self.starting_points([rounds[r][attempt] for r in pending])
+            points = self.starting_points([rounds[r][attempt] for r in pending], n)
             replicate = np.repeat(pending, size)
             spent.starts[pending] += size
             start, value = self._improve(head, (replicate, points.reshape(len(replicate), *points.shape[2:])))
@@ -272,9 +288,9 @@ class Fitter:
         copies = np.ones(len(replicate), int)
         small = _is_small(samples)
         total = int(np.max(samples.chunks))
-        levels = [total] if small else _levels(total)
+        levels = [total] if small or self.direct else _levels(total)
         for chunks in levels:
-            if not small:
+            if not (small or self.direct):
                 first = chunks == levels[0]
                 kept, copies = _survivors(replicate, copies, value, self._degenerate(theta), first)
                 replicate, theta = replicate[kept], theta[kept]
@@ -310,7 +326,7 @@ class Fitter:
         slack = 1e-6 + 1e-12 * np.where(np.isfinite(at_truth), np.abs(at_truth), 0.0)
         stationary = (promised <= PROMISE) & (least >= CURVATURE)
         solver = np.array([str(Status(int(s))) for s in status], dtype=object)
-        doubted = np.isin(status, [Status.MAX_ITERATIONS, Status.STALLED])
+        doubted = np.isin(status, [Status.MAX_ITERATIONS, Status.STALLED, Status.EARLY])
         certificate = np.select(
             [
                 ~np.isfinite(objective), spoilt[best], objective > at_truth + slack, ~stationary,

@@ -5,6 +5,7 @@ the cell, and what it is invariant to. The names are those of a study's claims:
 
     voronoi        the loss of the theory, with the model's exponents        D(G, G*)
     voronoi:r=2    the same with r in place of every exponent
+    voronoi:untranslated  the same without the infimum over translations of the gates: an artefact to be studied
     mass           its first part, the error of the cell masses
     atoms:single   root mean square distance of the atoms alone in their cell to the true atom
     atoms:multi    the same over atoms that share a cell;  atoms:multi:key  in one block only
@@ -55,6 +56,8 @@ class Loss:
 def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | None) -> Loss:
     """The loss called ``name`` for a model with these block exponents and gauge. Raises ``InputError``."""
     table = tuple(exponents.items())
+    if name == "voronoi:untranslated":
+        return Loss(name, "voronoi", table, table)
     power = re.fullmatch(r"voronoi:r=([0-9.]+)", str(name))
     if name == "voronoi":
         return Loss(name, "voronoi", table, table, gauge=gauge)

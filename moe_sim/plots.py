@@ -78,7 +78,7 @@ def curve(results: Results, loss: str, of: str = "loss") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["n", "value", "low", "high"]).dropna(subset=["value"])
 
 
-def _draw(axes, data: pd.DataFrame, colour: str, **style) -> None:
+def draw_curve(axes, data: pd.DataFrame, colour: str, **style) -> None:
     axes.plot(data["n"], data["value"], color=colour, **({"marker": "o"} | style))
     axes.fill_between(data["n"], data["low"], data["high"], color=colour, alpha=0.2, linewidth=0)
 
@@ -101,17 +101,17 @@ def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4
     )  # fmt: skip
 
 
-def _handle(colour: str, label: str, marker="o", line="-") -> Line2D:
+def handle(colour: str, label: str, marker="o", line="-") -> Line2D:
     return Line2D([], [], color=colour, label=label, marker=marker, linestyle=line)
 
 
-def _frame(axes, title: str, ylabel: str = "") -> None:
+def frame(axes, title: str, ylabel: str = "") -> None:
     axes.set(xscale="log", yscale="log", xlabel="sample size $n$", title=title, ylabel=ylabel)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _label(loss: str) -> str:
+def label(loss: str) -> str:
     kind, _, power = loss.partition(":r=")
     if power:
         return f"{_NAMES[kind]}, $r={power}$"
@@ -131,30 +131,35 @@ def _power(exponent: float, log_power: float) -> str:
 
 def caption(*results: Results) -> str:
     """Small print: replicates, certified share with every reason why not, start rule (loudly if it knows the truth)."""
-    certificate = pd.concat([r.frame["certificate"] for r in results])
-    rest = ", ".join(f"{c} {k}" for k, c in certificate.value_counts().items() if k != "certified")
     options = results[0].study.problem.options
     start = f"start: {options.start}" + ("" if options.start == "data" else " (USES THE TRUTH, a control)")
     return (
-        f"{results[0].study.problem.replicates} replicates a size; {(certificate == 'certified').sum():,} of "
-        f"{len(certificate):,} fits certified{f' ({rest})' if rest else ''}; {start}; {options.estimator}; "
-        "bands: 95% Monte Carlo intervals"
+        f"{results[0].study.problem.replicates} replicates a size; {accounting(*results)}; {start}; "
+        f"{options.estimator}; bands: 95% Monte Carlo intervals"
     )
 
 
-def _legend(figure: Figure, handles, title: str | None = None) -> None:
+def accounting(*results: Results) -> str:
+    """Certified fits out of all, and every reason why not: the numbers add up."""
+    certificate = pd.concat([r.frame["certificate"] for r in results])
+    rest = ", ".join(f"{c:,} {k}" for k, c in certificate.value_counts().items() if k != "certified")
+    count = (certificate == "certified").sum()
+    return f"{count:,} of {len(certificate):,} fits certified{f' ({rest})' if rest else ''}"
+
+
+def legend(figure: Figure, handles, title: str | None = None, columns: int | None = None) -> None:
     """One legend for the figure, above its panels, where it covers nothing."""
     figure.legend(
         handles=handles,
         title=title,
         loc="outside upper center",
-        ncols=len(handles),
+        ncols=columns or len(handles),
         handlelength=2.2,
         columnspacing=1.4,
     )
 
 
-def _note(figure: Figure, text: str) -> None:
+def note(figure: Figure, text: str) -> None:
     """The small print under a figure, wrapped to its width."""
     figure.supxlabel("\n".join(textwrap.wrap(text, int(figure.get_figwidth() * 21))), fontsize=6.5, color="0.3")
 
@@ -173,19 +178,19 @@ def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
             axes.set_axis_off()
         for axes, v in zip(panels, verdicts, strict=False):
             data = curve(results, v.loss)
-            _draw(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")
-            _draw(axes, data, colour)
+            draw_curve(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")
+            draw_curve(axes, data, colour)
             if v.exponent is not None:
                 _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
             slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
             claim = "no polynomial rate" if v.kind == "lower" else f"{v.kind} claim"
             mixture = isinstance(results.study.problem.model, MixtureModel)
-            label = _label("hellinger" if mixture and v.loss == "function" else v.loss)
-            _frame(axes, f"{claim}: {v.verdict}\n{slope}", label)
-        _legend(
-            figure, [_handle(colour, "best fit"), _handle("0.45", "worst near-minimiser", "s", ":")], results.study.name
+            text = label("hellinger" if mixture and v.loss == "function" else v.loss)
+            frame(axes, f"{claim}: {v.verdict}\n{slope}", text)
+        legend(
+            figure, [handle(colour, "best fit"), handle("0.45", "worst near-minimiser", "s", ":")], results.study.name
         )
-        _note(figure, caption(results))
+        note(figure, caption(results))
     return figure
 
 
@@ -196,7 +201,7 @@ def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
     def add(axes, name, loss, **style):
         data = curve(over[name], loss)
         parts.append(data.assign(structure=name, loss=loss))
-        _draw(axes, data, STRUCTURES[name], **style)
+        draw_curve(axes, data, STRUCTURES[name], **style)
         return data
 
     with matplotlib.rc_context(STYLE):
@@ -204,11 +209,11 @@ def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
         left, middle, right = figure.subplots(1, 3)
         errors = [add(left, name, "function") for name in over]
         _claimed(left, min(errors, key=lambda d: d["value"].iloc[-1]), 0.5)
-        _frame(left, "the function converges in all", _NAMES["function"])
+        frame(left, "the function converges in all", _NAMES["function"])
         tied = [add(middle, name, "voronoi") for name in over if name != "independent"]
         add(middle, "independent", "voronoi")
         _claimed(middle, min(tied, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5)
-        _frame(middle, "the parameters only where tied", _NAMES["voronoi"])
+        frame(middle, "the parameters only where tied", _NAMES["voronoi"])
         multi = [add(right, name, "atoms:multi") for name in over if name != "independent"]
         add(right, "independent", "atoms:multi")
         single = [
@@ -216,10 +221,10 @@ def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
         ]
         _claimed(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
         _claimed(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
-        _frame(right, "atoms: alone 1/2, sharing 1/4", "rms distance to the true atom")
-        shapes = [_handle("0.3", "several atoms a cell"), _handle("0.3", "one atom a cell", "^", "-.")]
-        _legend(figure, [_handle(STRUCTURES[name], name) for name in over] + shapes)
-        _note(figure, "2 true prefixes, 3 fitted. " + caption(*over.values()))
+        frame(right, "atoms: alone 1/2, sharing 1/4", "rms distance to the true atom")
+        shapes = [handle("0.3", "several atoms a cell"), handle("0.3", "one atom a cell", "^", "-.")]
+        legend(figure, [handle(STRUCTURES[name], name) for name in over] + shapes)
+        note(figure, "2 true prefixes, 3 fitted. " + caption(*over.values()))
     return figure, pd.concat(parts, ignore_index=True)
 
 
@@ -238,12 +243,12 @@ def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Fi
             for of, (colour, _, marker, line) in styles.items():
                 data = curve(results, loss, of)
                 parts.append(data.assign(structure=name, loss=loss, statistic=of))
-                _draw(axes, data, colour, marker=marker, linestyle=line)
+                draw_curve(axes, data, colour, marker=marker, linestyle=line)
             _claimed(axes, parts[-1], 0.5, 0.5)
-            _frame(axes, f"{name}: 2 true prefixes, 3 fitted", _NAMES["voronoi"] if axes is panels[0] else "")
-        _legend(figure, [_handle(c, label, marker, line) for c, label, marker, line in styles.values()])
+            frame(axes, f"{name}: 2 true prefixes, 3 fitted", _NAMES["voronoi"] if axes is panels[0] else "")
+        legend(figure, [handle(c, label, marker, line) for c, label, marker, line in styles.values()])
         near = "Near-minimisers are fits within 0.5 log-likelihood units of the best. "
-        _note(figure, near + caption(*pair.values()))
+        note(figure, near + caption(*pair.values()))
     return figure, pd.concat(parts, ignore_index=True)
 
 
@@ -308,9 +313,9 @@ def plot_fit(found: Estimate) -> Figure:
             top.axline((y.mean(), y.mean()), slope=1.0, color="0.4", linewidth=0.8)
             top.set(xlabel=f"{found.y_names[0]}, fitted by its most responsible expert", xlim=top.get_ylim())
         bottom.set(xlabel=found.x_names[axis], ylabel="gating probability", ylim=(-0.03, 1.03))
-        _legend(figure, [_handle(EXPERTS[k % len(EXPERTS)], f"expert {k + 1}") for k in range(gates.shape[1])])
+        legend(figure, [handle(EXPERTS[k % len(EXPERTS)], f"expert {k + 1}") for k in range(gates.shape[1])])
         bands = "lines: means, bands: two standard deviations of an expert; " if alone else ""
-        _note(
+        note(
             figure, f"n = {found.n:,}; points by most responsible expert; {bands}log-likelihood {found.loglik:.2f}; "
             f"BIC {found.bic:.1f}; {found.certificate}"
         )  # fmt: skip

@@ -6,7 +6,7 @@ numpy and scipy only. Everything a verdict depends on is in the claim, declared 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Verdict:
 
     excess: the slope of the mean loss over the claimed function, ``tail`` that of the largest sizes alone where the
     claimed function clearly does not fit. local_slopes, dropping: see ``slopes``; they are shown, and decide nothing.
+    controls, warnings: see ``compare_control``.
     replicates_needed, sizes_needed: replicates a size, or largest size, at which an undecided claim would be decided
     if the slopes stayed where they are; None where neither would.
     """
@@ -71,6 +72,7 @@ class Verdict:
     mcse: list[float]
     replicates: int
     without_value: int
+    requested: int
     certified: float
     uncertified: dict[str, int]
     slope: float | None
@@ -86,6 +88,8 @@ class Verdict:
     replicates_needed: int | None
     sizes_needed: float | None
     evidence: dict[str, Any] | None
+    controls: list[dict[str, Any]]
+    warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
         return _finite(asdict(self))
@@ -109,22 +113,22 @@ class _Reading:
     tail: _Reading | None = None
 
 
-def _read(claim: Claim, sizes, columns: list[np.ndarray], aggregate: str) -> _Reading:
+def _read(claim: Claim, sizes, columns: list[np.ndarray], aggregate: str, shape: bool = True) -> _Reading:
     summary = [summarise(column, aggregate) for column in columns]
-    return _read_means(claim, np.asarray(sizes, float), [s[0] for s in summary], [s[1] for s in summary])
+    return _read_means(claim, np.asarray(sizes, float), [s[0] for s in summary], [s[1] for s in summary], shape)
 
 
-def _read_means(claim: Claim, sizes, mean, mcse) -> _Reading:
+def _read_means(claim: Claim, sizes, mean, mcse, shape: bool) -> _Reading:
     places = usable(mean, mcse)
     if len(places) < 3:
         return _Reading(list(sizes), list(mean), list(mcse), places, None, None, "undecided")
     n, m, e = (np.asarray(v, float)[places] for v in (sizes, mean, mcse))
     excess = fit_slope(n, m, e, claim.log_shape(n))
     verdict, tail = _compare(claim, excess), None
-    if excess.lack_of_fit < BENT and len(n) > 3:
+    if shape and excess.lack_of_fit < BENT and len(n) > 3:
         # A bend: what the small sizes show is not what the large ones do, and the claim is about those.
         first = min(len(n) // 2, len(n) - 3)
-        tail = _read_means(claim, n[first:], m[first:], e[first:])
+        tail = _read_means(claim, n[first:], m[first:], e[first:], shape)
         if tail.verdict != verdict or (verdict == "refuted" and _comes_closer(excess, tail.excess)):
             verdict = "undecided"
     return _Reading(list(sizes), list(mean), list(mcse), places, fit_slope(n, m, e), excess, verdict, tail)
@@ -172,7 +176,8 @@ def judge_claim(
 
     main = _read(claim, sizes, loss, aggregate)
     worst_near = _read(claim, sizes, near, aggregate)
-    low, high = (_read(claim, sizes, imputed(f), aggregate) for f in (np.nanmin, np.nanmax))
+    # Imputed values are extremes: they have a slope to be compared, but no shape to be judged.
+    low, high = (_read(claim, sizes, imputed(f), aggregate, shape=False) for f in (np.nanmin, np.nanmax))
     counts = Counter(np.concatenate(certificate).tolist()) if sizes else Counter()
     requested = sum(counts.values())
     certified = counts.pop("certified", 0)
@@ -197,7 +202,7 @@ def judge_claim(
         sizes=[float(n) for n in sizes], mean=main.mean, mcse=main.mcse,
         replicates=replicates,
         without_value=int(sum(np.sum(~np.isfinite(v)) for v in loss)),
-        certified=certified / requested if requested else 0.0, uncertified=dict(counts),
+        requested=requested, certified=certified / requested if requested else 0.0, uncertified=dict(counts),
         slope=main.slope.slope if main.slope else None, interval=main.slope.interval if main.slope else None,
         lack_of_fit=main.slope.lack_of_fit if main.slope else None,
         excess=main.excess.to_json() if main.excess else None, tail=_tail(main),
@@ -209,7 +214,7 @@ def judge_claim(
         },
         saturated=saturated,
         imputed={"best": low.verdict, "worst": high.verdict},
-        replicates_needed=more, sizes_needed=further, evidence=evidence,
+        replicates_needed=more, sizes_needed=further, evidence=evidence, controls=[], warnings=[],
     )  # fmt: skip
 
 
@@ -292,28 +297,68 @@ def _further(reading: _Reading, gap: float) -> float:
 
 
 def judge(results) -> list[Verdict]:
-    """A ``Verdict`` for each claim of ``results.study``, from ``results.frame``."""
+    """A ``Verdict`` for each claim of ``results.study``, from ``results.frame`` and ``results.controls``."""
+    found = [_judge(results, claim) for claim in results.study.claims]
+    for name, other in results.controls.items():
+        found = [compare_control(v, name, _judge(other, c), results.frame, other.frame)
+                 for v, c in zip(found, results.study.claims, strict=True)]  # fmt: skip
+    return found
+
+
+def _judge(results, claim: Claim) -> Verdict:
     study, frame = results.study, results.frame
-    losses = {loss.name: loss for loss in study.problem.losses}
+    loss = next(loss for loss in study.problem.losses if loss.name == claim.loss)
     groups = [group for _, group in frame.groupby("n", sort=True)]
     sizes = [float(group["n"].iloc[0]) for group in groups]
     column = lambda name: [group[name].to_numpy() for group in groups]  # noqa: E731
-    full = [values >= FULL * study.ceiling for values in column("loss:voronoi")] if study.ceiling else None
-    return [
-        judge_claim(
-            study.name,
-            claim,
-            study.problem.options.start,
-            losses[claim.loss].aggregate,
-            sizes,
-            column(f"loss:{claim.loss}"),
-            column(f"near:{claim.loss}"),
-            column("certificate"),
-            results.evidence.get(claim.loss),
-            full if losses[claim.loss].kind != "function" else None,
+    ceiling = study.ceiling if loss.kind != "function" else None
+    return judge_claim(
+        study.name, claim, study.problem.options.start, loss.aggregate, sizes, column(f"loss:{claim.loss}"),
+        column(f"near:{claim.loss}"), column("certificate"), results.evidence.get(claim.loss),
+        [values >= FULL * ceiling for values in column("loss:voronoi")] if ceiling else None,
+    )  # fmt: skip
+
+
+def compare_control(verdict: Verdict, name: str, other: Verdict, frame, control) -> Verdict:
+    """The verdict with one control more: how it does on the same claim, and what that warns of.
+
+    other: the verdict on the control. frame, control: one row a replicate each, on the same samples. Its ``gap`` is the
+    mean, by size, of the log-likelihood units that the fits lie above the control. Warned of: a start or a single
+    step that does as well as the estimator, by its verdict or by its loss at the largest size (within two standard
+    errors); a converged control more than half a unit above the fits.
+    """
+    pairs = frame[["n", "replicate", "objective"]].merge(
+        control[["n", "replicate", "objective"]], on=["n", "replicate"]
+    )
+    pairs = pairs[pairs["n"].isin(verdict.sizes)]
+    gap = pairs["objective_y"] - pairs["objective_x"]
+    entry = {
+        "control": name, "slope": other.slope, "interval": other.interval, "verdict": other.verdict,
+        "mean": other.mean, "mcse": other.mcse, "gap": gap.groupby(pairs["n"]).mean().tolist(),
+    }  # fmt: skip
+    warnings = list(verdict.warnings)
+    if name in ("start", "one-step"):
+        what = "the start itself" if name == "start" else "a single step from the start"
+        if verdict.kind != "lower" and verdict.slope is not None and _as_well(verdict, other):
+            slope = "" if other.slope is None else f" (slope {other.slope:.3f})"
+            warnings.append(
+                f"{what} does as well{slope}, {gap[pairs['n'] == pairs['n'].max()].mean():.3g} log-likelihood units "
+                "below the fits: the rate is that of the start, it does not show what the estimator does"
+            )
+    elif np.sum(gap < -0.5):
+        warnings.append(
+            f"{np.sum(gap < -0.5)} of {len(gap)} fits lie more than half a log-likelihood unit below the control "
+            f"{name!r}: they are not at the maximum"
         )
-        for claim in study.claims
-    ]
+    return replace(verdict, controls=[*verdict.controls, entry], warnings=warnings)
+
+
+def _as_well(verdict: Verdict, other: Verdict) -> bool:
+    """Whether the control shows the rate too, or is as near to the truth at the largest size."""
+    if verdict.verdict == other.verdict == "supported":
+        return True
+    (one, error), (two, other_error) = ((v.mean[-1], v.mcse[-1]) for v in (verdict, other))
+    return bool(two <= one + 2 * np.hypot(error, other_error))
 
 
 def _finite(value):

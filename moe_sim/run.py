@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from moe_sim.controls import control, names
 from moe_sim.fitting import CERTIFICATES, Fits, Fitter, loss_function
 from moe_sim.lanes import LaneFunction, compile_together
 from moe_sim.sampling import exact_samples, streamed_samples, streamer
@@ -26,22 +27,27 @@ CHUNK = 100  # replicates a chunk
 
 @dataclass
 class Results:
-    """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; folder: where it is kept."""
+    """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; folder: where it is kept;
+    controls: results of the controls that have been run, by name (``controls.CONTROLS``)."""
 
     study: Study
     frame: pd.DataFrame
     evidence: dict[str, Any]
     folder: Path | None = None
+    controls: dict[str, Results] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run reports after each chunk. certified: share among the replicates of this size so far."""
+    """What a run reports after each chunk. certified: share among the replicates of this size so far; last: whether
+    this is the largest size."""
 
+    study: str
     n: int
     done: int
     total: int
     certified: float
+    last: bool
 
 
 def run(study: Study, out: str | Path | None = None, progress: Callable[[Progress], None] | None = None) -> Results:
@@ -79,10 +85,22 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
         certified = good.setdefault(n, [])
         certified.extend(frame["certificate"] == "certified")
         if progress is not None:
-            progress(Progress(n, int(index[-1]) + 1, problem.replicates, float(np.mean(certified))))
+            progress(
+                Progress(
+                    study.name, n, int(index[-1]) + 1, problem.replicates, float(np.mean(certified)), n == todo[-1][0]
+                )
+            )
     if folder is not None:
         return load_results(folder.path)
     return Results(study, pd.concat(frames, ignore_index=True), evidence)
+
+
+def run_controls(results: Results, progress: Callable[[Progress], None] | None = None) -> Results:
+    """Run the controls of a finished run (or what its folder lacks of them): the same results, with ``controls``."""
+    for name in names(results.study):
+        folder = None if results.folder is None else results.folder / "controls" / name
+        results.controls[name] = run(control(results.study, name), folder, progress)
+    return results
 
 
 def load_results(path: str | Path) -> Results:
@@ -90,7 +108,9 @@ def load_results(path: str | Path) -> Results:
     text, frame, evidence = RunFolder(path).read()
     study = Study(**tomllib.loads(text))
     wanted = frame["n"].isin(study.problem.sizes) & (frame["replicate"] < study.problem.replicates)
-    return Results(study, frame[wanted].reset_index(drop=True), evidence, Path(path))
+    frame = frame[wanted].reset_index(drop=True)
+    beside = sorted(Path(path).glob("controls/*/study.toml"))
+    return Results(study, frame, evidence, Path(path), {p.parent.name: load_results(p.parent) for p in beside})
 
 
 def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.random.SeedSequence]:
@@ -122,7 +142,7 @@ def _samples(study: Study, draw: Callable, n: int, index: np.ndarray):
 def _chunk(study: Study, fitter: Fitter, losses: LaneFunction, draw: Callable, n: int, index: np.ndarray):
     """A data frame with one row a replicate."""
     seeds = _seeds(study, n, index, "model", "truth", "law", "fit")
-    fits = fitter.fit(_samples(study, draw, n, index), seeds)
+    fits = fitter.fit(_samples(study, draw, n, index), seeds, n)
     columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
     columns |= {f"loss:{name}": value for name, value in losses(None, fits.theta).items()}
     counts = np.array([len(near) for near in fits.near])

@@ -1,4 +1,4 @@
-"""Start rules. None of them knows the sample size: start noise that shrinks with n fakes convergence."""
+"""Start rules. None of them knows the sample size unless a study asks for it: noise that shrinks fakes convergence."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ def from_data(model: MixtureModel, numbers, x, y, weight):
     return model.from_clusters(tau, x, y)
 
 
-def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed, cover, spread=None):
+def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed, cover, spread=None, shrink=1.0):
     """Start candidates of one replicate: shape (starts, C, P); each start is the best of its C on the data.
 
     lower, upper: flat boxes (P,). seed: a ``numpy.random.SeedSequence``. cover: a tuple of true atoms, one a
-    fitted atom, to the flat parameters (P,) that sit on them.
+    fitted atom, to the flat parameters (P,) that sit on them. spread, shrink: the standard deviation of the noise, a
+    number or (P,), and a factor on it.
     Where ``clusters`` the shape is (starts, C, atoms, 2 + d), the numbers of ``from_data``: starts take turns.
     """
     rng = np.random.Generator(np.random.Philox(seed))
@@ -71,7 +72,7 @@ def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed
         return (lower + points * (upper - lower)).reshape(starts, CANDIDATES, -1)
     if rule not in RULES:
         raise InputError(f"fit.start = {rule!r} is not known: pass one of {', '.join(RULES)}")
-    spread = SPREAD[rule] if spread is None else spread
+    spread = shrink * (SPREAD[rule] if spread is None else spread)
     found = []
     for _ in range(starts):
         # Every true atom is covered, the spare fitted atoms fall on random ones.

@@ -35,7 +35,7 @@ LAW_KEYS = {
 }
 FIT_KEYS = {
     "atoms", "estimator", "start", "starts", "budget", "bound", "bias_bound", "max_iterations", "spread",
-    "optimizer", "learning_rate", "tolerance",
+    "optimizer", "learning_rate", "tolerance", "spread_exponent",
 }  # fmt: skip
 SAMPLE_KEYS = {"mode", "sizes", "replicates", "seed"}
 CLAIM_KEYS = {"loss", "kind", "exponent", "log_power", "window", "margin"}
@@ -239,9 +239,18 @@ def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
         whole("fit.starts", table.get("starts", 8), 1, 10**4), whole("fit.budget", table.get("budget", 4), 1, 100),
         number("fit.bound", table.get("bound", model.bounds[0]), 1e-6),
         number("fit.bias_bound", table.get("bias_bound", model.bounds[1]), 1e-6),
-        whole("fit.max_iterations", table.get("max_iterations", LIMITS[estimator]), 1),
-        number("fit.spread", table["spread"], 0.0) if "spread" in table else None, solver,
+        whole("fit.max_iterations", table.get("max_iterations", LIMITS[estimator]), 0 if estimator == "steps" else 1),
+        _spread(table, model, atoms), number("fit.spread_exponent", table.get("spread_exponent", 0.0), 0.0, 10), solver,
     )  # fmt: skip
+
+
+def _spread(table: dict[str, Any], model: Model, atoms: int) -> float | dict[str, float] | None:
+    """Start noise: one number, or one for each of some free coordinates."""
+    value = table.get("spread")
+    if not isinstance(value, dict):
+        return None if value is None else number("fit.spread", value, 0.0)
+    _keys("fit.spread", value, set(model.box(atoms, *model.bounds)[0]))
+    return {name: number(f"fit.spread.{name}", v, 0.0) for name, v in value.items()}
 
 
 def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Parameters:

@@ -1,4 +1,7 @@
-"""Makes ``import nist`` and ``import models`` work, and double precision the rule, before any test module loads."""
+"""Makes ``import nist`` and ``import models`` work, and double precision the rule, before any test module loads.
+
+It also records where each ``InputError`` of the suite was made: test_messages.py asks whether every one was.
+"""
 
 import sys
 from pathlib import Path
@@ -8,6 +11,35 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import moe_sim as _  # noqa: F401  (switches JAX to x64: the NIST models need it too)
+from moe_sim.errors import InputError
+
+MADE: set[tuple[str, int]] = set()  # file and line of every InputError that was made
+_WHOLE = pytest.StashKey[bool]()
+
+
+def _recording(self, *arguments):
+    caller = sys._getframe(1)
+    MADE.add((caller.f_code.co_filename, caller.f_lineno))
+    super(InputError, self).__init__(*arguments)
+
+
+InputError.__init__ = _recording  # type: ignore[method-assign]
+
+
+def pytest_collection_modifyitems(config, items):
+    """What looks back at the whole suite comes last, and only where the whole suite is run."""
+    files = {Path(item.path).name for item in items}
+    whole = files == {p.name for p in Path(__file__).parent.glob("test_*.py")}
+    config.stash[_WHOLE] = whole and not config.option.keyword and not config.option.markexpr
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+
+
+@pytest.fixture
+def made(request):
+    """Where InputErrors were made so far; skips unless the whole suite runs."""
+    if not request.config.stash[_WHOLE]:
+        pytest.skip("needs the whole suite")
+    return MADE
 
 
 @pytest.fixture

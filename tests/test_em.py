@@ -15,6 +15,7 @@ from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.sampling import draw, stored
 from moe_sim.solvers.em import Point, em_step, expectation_maximization
 from moe_sim.solvers.solution import Status
+from moe_sim.solvers.steps import steps
 from moe_sim.solvers.trust_region import GRAIN, trust_region
 
 
@@ -154,3 +155,44 @@ def test_the_box_holds_em():
     found = jax.jit(lambda t: expectation_maximization(passes, sample, t, lower, upper, groups=groups))(start)
     variance = np.asarray(unflatten(found.theta)["variance"])
     assert variance.min() == pytest.approx(1e-3, rel=1e-9) and np.isfinite(found.objective)
+
+
+# A solver cut short
+
+
+def test_steps_are_plain_em_steps():
+    """k steps, one after the other, against ``em_step`` called k times; 0 is the start itself."""
+    case = MIXTURES["softmax-K2-d1-o1"]
+    x, y = sample_of(case, 300, 6)
+    theta, _, passes, sample, lower, upper, groups = setting(case, x, y)
+    look = lambda t: Point(t, *passes.complete(t, sample))  # noqa: E731
+    run = jax.jit(lambda t, most: steps(passes, sample, t, lower, upper, most, groups=groups), static_argnums=1)
+    at, radius = look(theta), jnp.array(jnp.inf)
+    for k in range(4):
+        found = run(theta, k)
+        assert np.allclose(found.theta, at.theta, rtol=1e-10) and found.iterations == k
+        assert (
+            float(found.objective) == pytest.approx(float(at.objective), rel=1e-12)
+            and found.status == Status.MAX_ITERATIONS
+        )
+        at, radius, _, _ = em_step(look, at, radius, lower, upper, groups)
+
+
+def test_a_relative_tolerance_ends_early():
+    """The step at which it ends changed the log-likelihood by less than the tolerance, the ones before by more."""
+    case = MIXTURES["softmax-K2-d1-o1"]
+    x, y = sample_of(case, 300, 7)
+    theta, _, passes, sample, lower, upper, groups = setting(case, x, y)
+    run = jax.jit(
+        lambda t, most, tolerance: steps(passes, sample, t, lower, upper, most, tolerance, groups=groups),
+        static_argnums=1,
+    )
+    found = run(theta, 2000, 1e-4)
+    assert found.status == Status.EARLY and 2 < found.iterations < 2000
+    values = [float(run(theta, k, 0.0).objective) for k in range(int(found.iterations) + 1)]
+    change = -np.diff(values) / np.abs(values[:-1])
+    assert change[-1] <= 1e-4 and np.all(change[:-1] > 1e-4)
+    best = jax.jit(lambda t: trust_region(passes, sample, t, lower, upper))(found.theta)
+    assert best.objective < found.objective - 1e-3  # early is not converged
+    for most in (0, 5):
+        assert run(theta.at[0].set(jnp.nan), most, 0.0).status == Status.NOT_FINITE

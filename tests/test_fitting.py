@@ -155,18 +155,37 @@ def test_a_fit_depends_on_its_seeds_alone(fitted):
 
 def test_start_rules_are_not_told_the_sample_size():
     assert list(inspect.signature(starts.candidates).parameters) == [
-        "rule", "model", "true_atoms", "atoms", "lower", "upper", "starts", "seed", "cover", "spread",
+        "rule", "model", "true_atoms", "atoms", "lower", "upper", "starts", "seed", "cover", "spread", "shrink",
     ]  # fmt: skip
-    assert list(inspect.signature(Fitter.starting_points).parameters) == ["self", "seeds"]
+
+
+def test_noise_shrinks_only_where_a_study_asks_for_it(fitted):
+    """Starts at n = 10^4 and 10^8: the same by default, else noise in the ratio of the powers."""
+    _, fitter, _, _ = fitted["linear-d2-N1-L2"]
+    for exponent, factor in ((0.0, 1.0), (0.25, 10.0)):
+        made = with_options(fitter, start="truth", spread_exponent=exponent)
+        at_truth = with_options(fitter, start="truth", spread=0.0).starting_points(seeds(2))
+        few, many = (made.starting_points(seeds(2), n) - at_truth for n in (1e4, 1e8))
+        assert few == pytest.approx(factor * many, abs=1e-12) and np.abs(few).max() > 0
+
+
+def test_noise_of_some_coordinates_only(fitted):
+    _, fitter, _, _ = fitted["linear-d2-N1-L2"]
+    at_truth, named = (
+        with_options(fitter, start="truth", spread=spread).starting_points(seeds(2))
+        for spread in (0.0, {"prefix": 0.1})
+    )
+    moved = [fitter.unflatten(theta) for theta in (named - at_truth).reshape(-1, at_truth.shape[-1])]
+    assert all(np.all(p["bias"] == 0) and np.all(p["prefix"] != 0) for p in moved)
 
 
 def test_the_starts_are_the_same_whatever_is_fitted(fitted, monkeypatch):
     """As seen by ``fit`` itself, for samples of 100 and of 10^10."""
     case, fitter, _, _ = fitted["independent-d1-N1-L1"]
     seen, original = [], Fitter.starting_points
-    monkeypatch.setattr(Fitter, "starting_points", lambda self, s: seen.append(original(self, s)) or seen[-1])
+    monkeypatch.setattr(Fitter, "starting_points", lambda self, s, n: seen.append(original(self, s, n)) or seen[-1])
     for n in (100, 10**10):
-        with_options(fitter, budget=1).fit(samples_of(case, n, entropy=n), seeds(2))
+        with_options(fitter, budget=1).fit(samples_of(case, n, entropy=n), seeds(2), n)
     assert len(seen) == 2 and np.array_equal(*seen)
     assert seen[0].shape == (R, 8, starts.CANDIDATES, 3)
 
@@ -325,7 +344,7 @@ def test_one_iteration_is_not_enough():
 def test_every_certificate_has_a_sentence():
     assert set(CERTIFICATES) == {
         "certified", "above_truth", "not_stationary", "lone_start", "max_iterations", "stalled", "not_finite",
-        "degenerate",
+        "degenerate", "early",
     }  # fmt: skip
     assert all(len(text) > 40 for text in CERTIFICATES.values())
 

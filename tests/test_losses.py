@@ -242,6 +242,13 @@ def test_without_a_gauge_a_translation_costs():
     assert loss("voronoi", FREE, truth.translate(0.0, "key", np.array([0.5])), truth, "") > 0.1
 
 
+def test_the_untranslated_loss_is_that_without_a_gauge():
+    truth = measure([0.0, 0.3], key=[0.0, 3.0], value=[1.0, -1.0])
+    moved = truth.translate(0.5, "key", np.array([0.7]))
+    assert loss("voronoi", FREE, moved, truth, "key") == pytest.approx(0.0, abs=1e-12)
+    assert loss("voronoi:untranslated", FREE, moved, truth, "key") == loss("voronoi", FREE, moved, truth) > 0.1
+
+
 class TestGauge:
     @given(pair=pairs(3, 2, u=1, v=2), bias=st.floats(-2, 2))
     @few

@@ -18,6 +18,7 @@ class Status(IntEnum):
     MAX_ITERATIONS = 2
     STALLED = 3
     NOT_FINITE = 4
+    EARLY = 5
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -30,6 +31,8 @@ class Status(IntEnum):
             Status.MAX_ITERATIONS: "The iteration limit came first: raise fit.max_iterations or use other starts.",
             Status.STALLED: "No step lowers the objective although the model promises it: rounding, or a function "
             "that is not smooth here. Believe the certificate, not the point.",
+            Status.EARLY: "One EM step changed the log-likelihood by less than fit.tolerance times its size. "
+            "That is no sign of an optimum: believe the certificate.",
             Status.NOT_FINITE: "The objective or its gradient is not finite: move the start or tighten the bounds.",
         }[self]
 

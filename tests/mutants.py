@@ -1,0 +1,153 @@
+"""Seeded faults: does the suite notice? Run it by hand (about half an hour on two cores):
+
+    .venv/bin/python tests/mutants.py [NAME ...]
+
+Each mutant is one wrong line in a copy of the package. The test files that should notice run first, then, if they do
+not, all others. The last line counts the caught and names the survivors; exit status 1 if fewer than 90% are caught.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Mutant(NamedTuple):
+    """``old`` occurs once in ``moe_sim/file`` and becomes ``new``; ``tests``: files that should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = [
+    # Samplers
+    Mutant("sigma^2 for sigma in mixtures", "sampling.py", "jnp.sqrt(chosen(variance)) * noise",
+           "chosen(variance) * noise", "mixture"),
+    Mutant("sigma^2 for sigma in regressions", "sampling.py", "y + model.noise * jax.random.normal",
+           "y + model.noise**2 * jax.random.normal", "sampling"),
+    Mutant("cell means too noisy", "sampling.py", "model.noise / np.sqrt(np.maximum(count[r], 1.0))",
+           "model.noise / np.maximum(count[r], 1.0) ** 0.45", "sampling"),
+    Mutant("every chunk the same", "sampling.py", "jax.random.fold_in(self.key, i)", "jax.random.fold_in(self.key, 0)",
+           "sampling"),
+    Mutant("padding counts", "sampling.py", "x, y, (index < self.size).astype(float)",
+           "x, y, (index <= self.size).astype(float)", "sampling"),
+    Mutant("gates drawn backwards", "sampling.py", "uniform[:, None] >= gates[:, :-1]",
+           "uniform[:, None] < gates[:, :-1]", "mixture"),
+    # Densities, scores, Hessians
+    Mutant("log-determinant left out", "mixture.py", "0.5 * _total([c.log_variance[k, j] + square[k][j]",
+           "0.5 * _total([0 * c.log_variance[k, j] + square[k][j]", "mixture"),
+    Mutant("sign of a gate's score", "mixture.py", "chunk.tau[k] - chunk.w[k] for k", "chunk.tau[k] + chunk.w[k] for k",
+           "mixture"),
+    Mutant("half a log-variance score", "mixture.py", "0.5 * tau[k] * (square[k][j] - 1.0)",
+           "0.25 * tau[k] * (square[k][j] - 1.0)", "mixture"),
+    Mutant("factor in a cross Hessian", "mixture.py", "return -gate_of(k, m) * (", "return -0.5 * gate_of(k, m) * (",
+           "mixture"),
+    Mutant("determinant of Gamma doubled", "models/gaussian_gated.py", "+ 0.5 * (\n            log_det",
+           "+ 1.0 * (\n            log_det", "mixture"),
+    Mutant("sum for half a sum in least squares", "passes.py", "return 0.5 * jnp.sum(weighted**2), weighted @ rows",
+           "return jnp.sum(weighted**2), weighted @ rows", "passes"),
+    # Losses
+    Mutant("translation not applied", "losses.py", 'fitted.translate(0.0, loss.gauge, shifts[asked])',
+           "fitted.translate(0.0, loss.gauge, 0 * shifts[asked])", "losses"),
+    Mutant("farthest for nearest", "losses.py", "jnp.argmin(distance, axis=1), distance.shape[1]",
+           "jnp.argmax(distance, axis=1), distance.shape[1]", "losses"),
+    Mutant("exponent of single cells everywhere", "losses.py", "[jnp.minimum(size, len(powers)) - 1]",
+           "[0 * jnp.minimum(size, len(powers))]", "losses"),
+    Mutant("mass error left out", "losses.py", "jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread",
+           "0 * jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread", "losses"),
+    Mutant("Hellinger without its half", "distances.py", "jnp.sqrt(0.5 * (expectation(params, params)",
+           "jnp.sqrt(1.0 * (expectation(params, params)", "mixture losses"),
+    # Solvers and certificates
+    Mutant("Gauss-Newton certifies", "solvers/certificate.py", "matrix = gram + passes.curvature(theta, sample)",
+           "matrix = gram + 0 * passes.curvature(theta, sample)", "solvers"),
+    Mutant("any step is good", "solvers/trust_region.py", "(predicted > 0) & (ratio > 1e-4)",
+           "(predicted > 0) & (ratio > -1e4)", "solvers"),
+    Mutant("variance not updated for moved means", "solvers/em.py",
+           "members @ (2.0 * at.gradient * step + step * (at.information @ step))",
+           "members @ (2.0 * at.gradient * step)", "em"),
+    Mutant("leap always taken", "solvers/em.py", "better = leap.objective <= two.objective",
+           "better = leap.objective <= jnp.inf", "em"),
+    Mutant("no near-minimisers", "fitting.py", "close = (value <= value[best][owner] + NEAR)",
+           "close = (value <= value[best][owner])", "fitting"),
+    Mutant("above the truth is fine", "fitting.py", "objective > at_truth + slack, ~stationary",
+           "objective > at_truth + 1e9, ~stationary", "fitting"),
+    Mutant("a lone start is fine", "fitting.py", "(agreeing < 2) & (spent.starts > 1)",
+           "(agreeing < 0) & (spent.starts > 1)", "fitting"),
+    Mutant("starts in half of the box", "starts.py", "return (lower + points * (upper - lower)).reshape",
+           "return (0.5 * lower + 0.5 * points * (upper - lower)).reshape", "fitting"),
+    # Rates and verdicts
+    Mutant("error of the mean times sqrt R", "slopes.py", "values.std(ddof=1) / np.sqrt(len(values))",
+           "values.std(ddof=1)", "rates"),
+    Mutant("weights 1/error", "slopes.py", "weight = 1 / error**2\n    centred", "weight = 1 / error\n    centred",
+           "rates"),
+    Mutant("sign of the log factor", "rates.py", "self.log_power * np.log(logs) - ",
+           "-self.log_power * np.log(logs) - ", "rates"),
+    Mutant("failures not imputed", "rates.py", "return np.where(good, values, reduce(values[good]))", "return values",
+           "rates"),
+    Mutant("near-minimisers not asked", "rates.py", '"the mean loss": main, "the worst near-minimiser": near}',
+           '"the mean loss": main}', "rates"),
+    Mutant("median for the mean", "slopes.py", "return float(values.mean()), ", "return float(np.median(values)), ",
+           "rates"),
+    # Runs
+    Mutant("a dropped replicate", "run.py", "left = np.setdiff1d(np.arange(replicates), list(kept))",
+           "left = np.setdiff1d(np.arange(replicates - 1), list(kept))", "run"),
+    Mutant("all replicates one seed", "run.py", "np.random.SeedSequence([study.problem.seed, *words, int(r)])",
+           "np.random.SeedSequence([study.problem.seed, *words, 0 * int(r)])", "run"),
+    Mutant("a damaged chunk is read", "store.py", "if _checksum(content) not in path.name:",
+           "if _checksum(content) in path.name and False:", "bad_input run"),
+    Mutant("standard errors without the sandwich", "estimate.py", "inverse @ np.asarray(gram)[inside] @ inverse",
+           "inverse", "estimate"),
+]  # fmt: skip
+
+
+def caught(mutant: Mutant) -> tuple[bool, str, float]:
+    """Whether the suite fails on this mutant, which test says so, and the seconds it took."""
+    begin = time.time()
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / "copy"
+        names = ("moe_sim", "tests", "figures", "theory_notes", "studies", "pyproject.toml", "README.md")
+        copy.mkdir()
+        for name in names:
+            source = ROOT / name
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+        target = copy / "moe_sim" / mutant.file
+        target.write_text(target.read_text().replace(mutant.old, mutant.new))
+        first = [f"tests/test_{name}.py" for name in mutant.tests.split()]
+        rest = sorted(str(p.relative_to(copy)) for p in (copy / "tests").glob("test_*.py"))
+        for files in (first, [f for f in rest if f not in first]):
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files], cwd=copy,
+                env=os.environ | {"PYTHONPATH": str(copy), "OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode != 0:
+                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+                return True, failed[0][:110] if failed else done.stdout[-110:], time.time() - begin
+    return False, "", time.time() - begin
+
+
+def main(names: list[str]) -> int:
+    chosen = [m for m in MUTANTS if not names or m.name in names]
+    survivors = []
+    with ThreadPoolExecutor(2) as pool:
+        for mutant, (found, test, seconds) in zip(chosen, pool.map(caught, chosen), strict=True):
+            print(f"{'caught' if found else 'SURVIVED'}  {mutant.name} ({seconds:.0f} s)  {test}", flush=True)
+            if not found:
+                survivors.append(mutant.name)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught; survivors: {', '.join(survivors) or 'none'}")
+    return int(len(survivors) > 0.1 * len(chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
