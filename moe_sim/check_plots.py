@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import chi2
 
 from moe_sim.errors import InputError
+from moe_sim.likelihood_ratio import Ratio
 from moe_sim.plots import STYLE, accounting, caption, curve, draw_curve, frame, handle, label, legend, note, save
 from moe_sim.rates import judge
 from moe_sim.run import Results
@@ -29,7 +30,9 @@ def plot_controls(results: Results, loss: str = "voronoi") -> Figure:
         raise InputError("the run has no controls: run it again with --controls")
     curves = {"study": results} | {name: results.controls[name] for name in _CONTROLS if name in results.controls}
     key = ["n", "replicate"]
-    best = pd.concat([r.frame[[*key, "objective"]] for r in curves.values()]).groupby(key)["objective"].min()
+    # A spike of the likelihood (degenerate) is no maximum.
+    fits = pd.concat([r.frame[r.frame["certificate"] != "degenerate"] for r in curves.values()])
+    best = fits.groupby(key)["objective"].min()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.5), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -93,17 +96,18 @@ def write_audit(done: dict[str, Results], rows: list, table: pd.DataFrame, out: 
     return [out / f"audit{suffix}" for suffix in (".svg", ".png", ".csv")]
 
 
-def plot_ratio(found: pd.DataFrame) -> Figure:
+def plot_ratio(found: Ratio) -> Figure:
     """Quantiles of likelihood-ratio gaps against those of chi-square, a line a size (``likelihood_ratio``)."""
-    degrees = int(found["degrees"].iloc[0])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4, 3.5), layout="constrained")
         axes = figure.subplots()
-        for n, gaps in found.attrs["gaps"].items():
+        for n, gaps in found.gaps.items():
             level = (np.arange(len(gaps)) + 0.5) / len(gaps)
-            p = found["p"][found["n"] == n].iloc[0]
-            axes.plot(chi2(degrees).ppf(level), np.sort(gaps), linewidth=1.0, label=f"$n$ = {n:g}, KS $p$ = {p:.2g}")
-        axes.axline((degrees, degrees), slope=1.0, color="0.4", linewidth=0.8)
-        axes.set(xlabel=rf"quantiles of $\chi^2_{{{degrees}}}$", ylabel=r"$2\,(\ell(\hat\theta)-\ell(\theta_*))$")
+            p = found.table["p"][found.table["n"] == n].iloc[0]
+            axes.plot(
+                chi2(found.degrees).ppf(level), np.sort(gaps), linewidth=1.0, label=f"$n$ = {n:g}, KS $p$ = {p:.2g}"
+            )
+        axes.axline((found.degrees, found.degrees), slope=1.0, color="0.4", linewidth=0.8)
+        axes.set(xlabel=rf"quantiles of $\chi^2_{{{found.degrees}}}$", ylabel=r"$2\,(\ell(\hat\theta)-\ell(\theta_*))$")
         axes.legend(loc="upper left")
     return figure

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 import moe_sim as ms
 from moe_sim.errors import InputError, number, one_of, whole
+from moe_sim.rates import finite
 from moe_sim.run import Progress
 
 app = typer.Typer(
@@ -37,7 +38,9 @@ def run(
     replicates: Annotated[str | None, typer.Option(help="Replicates a size in place of the study's.")] = None,
     seed: Annotated[str | None, typer.Option(help="Seed in place of the study's.")] = None,
     quick: Annotated[bool, typer.Option(help="At most 20 replicates a size.")] = False,
-    controls: Annotated[bool, typer.Option("--controls", help="Run the controls too: start, one step, truth.")] = False,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Run controls too: the start itself, one step, other starts.")
+    ] = False,
     require: Annotated[str | None, typer.Option(help="Exit with 1 unless every claim has this verdict.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -78,12 +81,13 @@ def plot(
 
     results = ms.load_results(folder)
     target = out or folder / "rates.svg"
-    plots.save(plots.plot_rates(results, ms.judge(results)), target)
-    out_console.print(target, highlight=False)
+    plots.check(target)
     if results.controls:
         beside = target.with_name(f"{target.stem}-controls{target.suffix}")
         plots.save(check_plots.plot_controls(results), beside)
         out_console.print(beside, highlight=False)
+    plots.save(plots.plot_rates(results, ms.judge(results)), target)
+    out_console.print(target, highlight=False)
 
 
 @app.command()
@@ -183,15 +187,15 @@ def ratio(
     if out is not None:
         plots.check(out)
     found = likelihood_ratio(ms.load_results(folder))
-    rows = found.to_dict("records")
+    rows = found.table.to_dict("records")
     if as_json:
-        print(json.dumps({"folder": str(folder), "likelihood_ratio": rows}))
+        print(json.dumps(finite({"folder": str(folder), "likelihood_ratio": rows})))
     else:
-        table = Table("n", "replicates", "degrees", "mean gap", "KS distance", "p")
+        table = Table("n", "replicates", "not finite", "degrees", "mean gap", "KS distance", "p")
         for row in rows:
             table.add_row(
-                f"{row['n']:g}", str(row["replicates"]), str(row["degrees"]), f"{row['mean']:.3f}", f"{row['ks']:.4f}",
-                f"{row['p']:.3g}",
+                f"{row['n']:g}", *(str(row[name]) for name in ("replicates", "not_finite", "degrees")),
+                f"{row['mean']:.3f}", f"{row['ks']:.4f}", f"{row['p']:.3g}",
             )  # fmt: skip
         out_console.print(table)
     if out is not None:

@@ -18,7 +18,7 @@ CONTROLS = {
     "one-step": "one EM or solver step from the start",
     "truth": "converged from a start at the truth",
     "data": "converged from starts made of the data",
-    "converged": "converged from the study's own starts",
+    "converged": "of a study cut short: converged from its start rule (8 starts, at most 16)",
 }
 RULED = ("truth", "data")  # controls that are named after the start rule they use
 

@@ -144,7 +144,7 @@ def fit(
                 f"the model takes x with {built.dimension} columns and y with {built.outputs}, the data have "
                 f"{x.shape[1]} and {y.shape[1]}: pass the columns that it takes"
             )
-    one_of("estimator", estimator, estimators(built))
+    one_of("estimator", estimator, [name for name in estimators(built) if name != "steps"])
     scale = _Scale.of(x, y) if named else _Scale.none(x, y)
     bounds = (bound, bound) if named else built.bounds
     counts = whole("starts", starts, 1), whole("budget", budget, 1)

@@ -244,7 +244,7 @@ class Fitter:
         """Solve every lane from its start; lanes cut off by a round are gathered and go on."""
         limit = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
         found: Solution = self._solve(samples, (replicate, start, limit))
-        while self.how != "map":
+        while self.how != "map" and self.cap:
             left = (found.status == Status.MAX_ITERATIONS) & (
                 found.iterations + self.cap <= self.options.max_iterations
             )

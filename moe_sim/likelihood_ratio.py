@@ -6,7 +6,7 @@ sampler or a density that is wrong leaves it.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +24,22 @@ _RANK = 1e-9  # least scaled eigenvalue of the information that counts
 _INFORMATION = 2**14  # observations that the information at the truth is computed from
 
 
-def likelihood_ratio(results: Results) -> pd.DataFrame:
-    """One row a size: n, replicates, degrees, mean, ks, p; the attribute ``gaps`` of the frame has them all, by size.
+@dataclass(frozen=True)
+class Ratio:
+    """degrees of the law; table: one row a size (``likelihood_ratio``); gaps: all of them, (R_n,) by size."""
 
-    degrees: rank of the information at the truth. ks, p: distance and p-value of the Kolmogorov-Smirnov test against
-    chi-square. All replicates are in it, whatever their certificate. Raises ``InputError`` where the law of the
-    gap is not known: fits of more atoms than the truth has, or of another estimator than maximum likelihood.
+    degrees: int
+    table: pd.DataFrame
+    gaps: dict[float, np.ndarray]
+
+
+def likelihood_ratio(results: Results) -> Ratio:
+    """The gaps and, a row a size, n, replicates, not_finite, degrees, mean, ks, p.
+
+    degrees: rank of the information at the truth. not_finite: fits without a gap, left out. ks, p: distance and p-value
+    of the Kolmogorov-Smirnov test against chi-square; all other fits are in it, whatever their certificate. Raises
+    ``InputError`` where the law of the gap is not known: fits of more atoms than the truth has, or of another estimator
+    than maximum likelihood.
     """
     problem = results.study.problem
     true_atoms, estimator = len(problem.truth[problem.model.mass]), problem.options.estimator
@@ -42,19 +52,25 @@ def likelihood_ratio(results: Results) -> pd.DataFrame:
         raise InputError("fit.estimator = 'steps' is no maximum: pass a study with another estimator")
     degrees = _degrees(results)
     rows, gaps = [], {}
-    for n, group in results.frame.groupby("n", sort=True):
-        gap = 2 * (group["objective_at_truth"] - group["objective"]).to_numpy()
+    for _, group in results.frame.groupby("n", sort=True):
+        n = float(group["n"].iloc[0])
+        every = 2 * (group["objective_at_truth"] - group["objective"]).to_numpy()
+        gap = every[np.isfinite(every)]
         test = stats.kstest(gap, stats.chi2(degrees).cdf)
-        gaps[float(n)] = gap
-        rows.append((float(n), len(gap), degrees, float(gap.mean()), float(test.statistic), float(test.pvalue)))
-    found = pd.DataFrame(rows, columns=["n", "replicates", "degrees", "mean", "ks", "p"])
-    found.attrs["gaps"] = gaps
-    return found
-
-
-def to_json(found: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of ``likelihood_ratio`` as plain values."""
-    return [{str(k): v for k, v in row.items()} for row in found.to_dict("records")]
+        gaps[n] = gap
+        rows.append(
+            (
+                n,
+                len(every),
+                len(every) - len(gap),
+                degrees,
+                float(gap.mean()),
+                float(test.statistic),
+                float(test.pvalue),
+            )
+        )
+    columns = ["n", "replicates", "not_finite", "degrees", "mean", "ks", "p"]
+    return Ratio(degrees, pd.DataFrame(rows, columns=columns), gaps)
 
 
 def _degrees(results: Results) -> int:

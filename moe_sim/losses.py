@@ -57,6 +57,8 @@ def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | 
     """The loss called ``name`` for a model with these block exponents and gauge. Raises ``InputError``."""
     table = tuple(exponents.items())
     if name == "voronoi:untranslated":
+        if gauge is None:
+            raise InputError(f"claim.loss = {name!r}: this model has no translation to leave out, pass voronoi")
         return Loss(name, "voronoi", table, table)
     power = re.fullmatch(r"voronoi:r=([0-9.]+)", str(name))
     if name == "voronoi":
@@ -80,8 +82,8 @@ def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | 
         blocks = tuple((b, exponents[b]) for b in rest[1:]) or table
         return Loss(name, "atoms", blocks, table, rest[0], gauge)
     raise InputError(
-        f"claim.loss = {name!r} is not known: pass voronoi, voronoi:r=2, function, mass, atoms:single, atoms:multi, "
-        f"atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}"
+        f"claim.loss = {name!r} is not known: pass voronoi, voronoi:r=2, voronoi:untranslated, function, mass, "
+        f"atoms:single, atoms:multi, atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}"
     )
 
 

@@ -15,8 +15,9 @@ from moe_sim.slopes import BENT, Slope, dropping, fit_slope, half_width_with, lo
 
 FULL = 0.99  # part of its ceiling from which a Voronoi loss says nothing any more
 SATURATED = 0.05  # share of such replicates above which no rate is read off
+UNFITTED = ("start", "one-step")  # controls that are no fits
 MARGIN = 0.1  # default margin of a claim, as a part of its exponent
-LARGEST = 1e15  # size that a study may have
+LARGEST = 10**15  # size that a study may have: counts stay exact in double precision
 _FURTHEST = 30  # sizes beyond the last that are considered when asking how far to go
 
 
@@ -92,7 +93,7 @@ class Verdict:
     warnings: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        return _finite(asdict(self))
+        return finite(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -129,15 +130,14 @@ def _read_means(claim: Claim, sizes, mean, mcse, shape: bool) -> _Reading:
         # A bend: what the small sizes show is not what the large ones do, and the claim is about those.
         first = min(len(n) // 2, len(n) - 3)
         tail = _read_means(claim, n[first:], m[first:], e[first:], shape)
+        assert tail.excess is not None  # it has three sizes at least
         if tail.verdict != verdict or (verdict == "refuted" and _comes_closer(excess, tail.excess)):
             verdict = "undecided"
     return _Reading(list(sizes), list(mean), list(mcse), places, fit_slope(n, m, e), excess, verdict, tail)
 
 
-def _comes_closer(excess: Slope, tail: Slope | None) -> bool:
+def _comes_closer(excess: Slope, tail: Slope) -> bool:
     """Whether the largest sizes lie clearly nearer to the claimed slope than all of them: the rate may yet come."""
-    if tail is None:
-        return False
     return tail.high < excess.slope if excess.slope > 0 else tail.low > excess.slope
 
 
@@ -181,9 +181,11 @@ def judge_claim(
     counts = Counter(np.concatenate(certificate).tolist()) if sizes else Counter()
     requested = sum(counts.values())
     certified = counts.pop("certified", 0)
-    verdict, reason = _combine(claim, main, worst_near, low, high, evidence, len(sizes))
+    imputations = {"best": low, "worst": high} if certified < requested else {}
+    verdict, reason = _combine(claim, main, worst_near, imputations, evidence, len(sizes))
     replicates = min((len(v) for v in loss), default=0)
-    more, further = _needed(claim, [main, worst_near], replicates) if verdict == "undecided" else (None, None)
+    hopeful = verdict == "undecided" and all(r.verdict == "supported" for r in imputations.values())
+    more, further = _needed(claim, [main, worst_near], replicates) if hopeful else (None, None)
     saturated = float(np.mean(np.concatenate([full[k] for k in inside]))) if full is not None and inside else 0.0
     if saturated > SATURATED and claim.kind != "lower":
         verdict, more, further = "undecided", None, None
@@ -192,7 +194,7 @@ def judge_claim(
             "the sizes are too small to show a rate of the parameters"
         )
     wishes = [] if more is None else [f"{more:,} replicates a size"]
-    wishes += [] if further is None else [f"sizes up to {further:.2g}"]
+    wishes += [] if further is None else [f"sizes up to {further:.2g}, in the claim's window too,"]
     if wishes:
         reason += f"; {' or '.join(wishes)} would decide, if the slopes stayed where they are"
     points = [np.asarray(v, float)[main.places] for v in (sizes, main.mean, main.mcse)]
@@ -224,7 +226,7 @@ def _impute(values, good, reduce):
     return np.where(good, values, reduce(values[good]))
 
 
-def _combine(claim, main, near, low, high, evidence, sizes) -> tuple[str, str]:
+def _combine(claim, main, near, imputations, evidence, sizes) -> tuple[str, str]:
     if claim.kind == "lower":
         if evidence and evidence["separated"]:
             return "supported", (
@@ -235,9 +237,10 @@ def _combine(claim, main, near, low, high, evidence, sizes) -> tuple[str, str]:
     if main.slope is None or near.slope is None:
         return "undecided", f"{sizes} sizes with a positive loss in the window: a slope needs at least 3"
     readings = {"the mean loss": main, "the worst near-minimiser": near}
-    imputations = {"uncertified replicates set to the best": low, "uncertified replicates set to the worst": high}
+    imputations = {f"uncertified replicates set to the {name}": r for name, r in imputations.items()}
     refuting = [name for name, r in readings.items() if r.verdict == "refuted"]
-    if refuting and all(r.verdict == main.verdict for r in imputations.values()):
+    # Imputations are read without a shape, so they are held against the mean loss read so.
+    if refuting and all(r.verdict == _compare(claim, main.excess) for r in imputations.values()):
         fast = main.excess is not None and main.excess.slope < 0
         pace = "faster" if fast and claim.kind == "exact" else "slower"
         return "refuted", f"{' and '.join(refuting)} {'fall' if len(refuting) > 1 else 'falls'} {pace} than claimed"
@@ -257,7 +260,7 @@ def _combine(claim, main, near, low, high, evidence, sizes) -> tuple[str, str]:
 
 def _tail(reading: _Reading) -> dict[str, Any] | None:
     tail = reading.tail
-    if tail is None or tail.excess is None:
+    if tail is None or tail.excess is None:  # none, or (for the type checker) one of fewer than three sizes
         return None
     return {"from": tail.sizes[0], **tail.excess.to_json(), "verdict": tail.verdict}
 
@@ -278,7 +281,9 @@ def _needed(claim: Claim, readings: list[_Reading], replicates: int) -> tuple[in
         half = (r.excess.high - r.excess.low) / 2
         if half <= gap:
             continue
-        factor = max(factor, (half / gap) ** 2 if gap > 0 else np.inf)
+        # An interval that was widened because the line does not fit stays as wide, whatever the replicates.
+        bent = r.excess.lack_of_fit < BENT
+        factor = max(factor, (half / gap) ** 2 if gap > 0 and not bent else np.inf)
         largest = max(largest, _further(r, gap))
     count = int(np.ceil(factor * replicates)) if 1 < factor < 1e4 else None
     return count, largest if 0 < largest <= LARGEST else None
@@ -299,9 +304,17 @@ def _further(reading: _Reading, gap: float) -> float:
 def judge(results) -> list[Verdict]:
     """A ``Verdict`` for each claim of ``results.study``, from ``results.frame`` and ``results.controls``."""
     found = [_judge(results, claim) for claim in results.study.claims]
+    key = ["n", "replicate"]
     for name, other in results.controls.items():
-        found = [compare_control(v, name, _judge(other, c), results.frame, other.frame)
-                 for v, c in zip(found, results.study.claims, strict=True)]  # fmt: skip
+        # What both have: a run may have grown since its controls were run.
+        common = results.frame[key].merge(other.frame[key])
+        own, control = (replace(r, frame=r.frame.merge(common)) for r in (results, other))
+        if name in UNFITTED:
+            control.frame["certificate"] = "certified"  # no fit, so none that failed
+        found = [
+            compare_control(v, name, _judge(own, c), _judge(control, c), own.frame, control.frame)
+            for v, c in zip(found, results.study.claims, strict=True)
+        ]
     return found
 
 
@@ -311,7 +324,7 @@ def _judge(results, claim: Claim) -> Verdict:
     groups = [group for _, group in frame.groupby("n", sort=True)]
     sizes = [float(group["n"].iloc[0]) for group in groups]
     column = lambda name: [group[name].to_numpy() for group in groups]  # noqa: E731
-    ceiling = study.ceiling if loss.kind != "function" else None
+    ceiling = study.ceiling if loss.kind != "function" and loss.gauge is not None else None
     return judge_claim(
         study.name, claim, study.problem.options.start, loss.aggregate, sizes, column(f"loss:{claim.loss}"),
         column(f"near:{claim.loss}"), column("certificate"), results.evidence.get(claim.loss),
@@ -319,54 +332,64 @@ def _judge(results, claim: Claim) -> Verdict:
     )  # fmt: skip
 
 
-def compare_control(verdict: Verdict, name: str, other: Verdict, frame, control) -> Verdict:
+def compare_control(verdict: Verdict, name: str, own: Verdict, other: Verdict, frame, control) -> Verdict:
     """The verdict with one control more: how it does on the same claim, and what that warns of.
 
-    other: the verdict on the control. frame, control: one row a replicate each, on the same samples. Its ``gap`` is the
-    mean, by size, of the log-likelihood units that the fits lie above the control. Warned of: a start or a single
-    step that does as well as the estimator, by its verdict or by its loss at the largest size (within two standard
-    errors); a converged control more than half a unit above the fits.
+    own, other: the verdicts on the study and on the control by the samples that both have. frame, control: those, one
+    row a replicate. ``gap`` of the control: the mean, by size, of the log-likelihood units that the fits lie above it.
+    Warned of: a start or a single step that does as well as the estimator, by its verdict or by its loss at the
+    largest size (within two standard errors); a converged control more than half a unit above the fits.
     """
     pairs = frame[["n", "replicate", "objective"]].merge(
-        control[["n", "replicate", "objective"]], on=["n", "replicate"]
+        control[["n", "replicate", "objective", "certificate"]], on=["n", "replicate"]
     )
-    pairs = pairs[pairs["n"].isin(verdict.sizes)]
+    pairs = pairs[pairs["n"].isin(other.sizes)]
     gap = pairs["objective_y"] - pairs["objective_x"]
     entry = {
         "control": name, "slope": other.slope, "interval": other.interval, "verdict": other.verdict,
-        "mean": other.mean, "mcse": other.mcse, "gap": gap.groupby(pairs["n"]).mean().tolist(),
+        "sizes": other.sizes, "mean": other.mean, "mcse": other.mcse, "gap": gap.groupby(pairs["n"]).mean().tolist(),
     }  # fmt: skip
     warnings = list(verdict.warnings)
-    if name in ("start", "one-step"):
+    lacking = [n for n in verdict.sizes if n not in other.sizes]
+    if lacking:
+        sizes = ", ".join(f"{n:g}" for n in lacking)
+        warnings.append(f"the control {name!r} lacks n = {sizes}: run again with --controls")
+    # A converged control may end on a spike of the likelihood, which is no better a fit.
+    above = (gap < -0.5) & (pairs["certificate"] != "degenerate")
+    if name in UNFITTED and verdict.kind != "lower" and _as_well(own, other):
         what = "the start itself" if name == "start" else "a single step from the start"
-        if verdict.kind != "lower" and verdict.slope is not None and _as_well(verdict, other):
-            slope = "" if other.slope is None else f" (slope {other.slope:.3f})"
-            warnings.append(
-                f"{what} does as well{slope}, {gap[pairs['n'] == pairs['n'].max()].mean():.3g} log-likelihood units "
-                "below the fits: the rate is that of the start, it does not show what the estimator does"
-            )
-    elif np.sum(gap < -0.5):
+        slope = "" if other.slope is None else f" (slope {other.slope:.3f})"
         warnings.append(
-            f"{np.sum(gap < -0.5)} of {len(gap)} fits lie more than half a log-likelihood unit below the control "
+            f"{what} does as well{slope}, {gap[pairs['n'] == pairs['n'].max()].mean():.3g} log-likelihood units "
+            "below the fits: the rate is that of the start, it does not show what the estimator does"
+        )
+    elif name not in UNFITTED and above.any():
+        warnings.append(
+            f"{above.sum()} of {len(gap)} fits lie more than half a log-likelihood unit below the control "
             f"{name!r}: they are not at the maximum"
         )
     return replace(verdict, controls=[*verdict.controls, entry], warnings=warnings)
 
 
-def _as_well(verdict: Verdict, other: Verdict) -> bool:
-    """Whether the control shows the rate too, or is as near to the truth at the largest size."""
-    if verdict.verdict == other.verdict == "supported":
+def _as_well(own: Verdict, other: Verdict) -> bool:
+    """Whether the control shows the rate too, or is as near to the truth at the largest size that both have."""
+    if own.verdict == other.verdict == "supported":
         return True
-    (one, error), (two, other_error) = ((v.mean[-1], v.mcse[-1]) for v in (verdict, other))
-    return bool(two <= one + 2 * np.hypot(error, other_error))
+    both = [
+        k for k in range(len(own.sizes)) if np.isfinite([own.mean[k], own.mcse[k], other.mean[k], other.mcse[k]]).all()
+    ]
+    if not both:
+        return False
+    k = both[-1]
+    return bool(other.mean[k] <= own.mean[k] + 2 * np.hypot(own.mcse[k], other.mcse[k]))
 
 
-def _finite(value):
+def finite(value):
     """NaN has no place in JSON: null instead, at any depth; numpy numbers become Python's."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_sim.controls import control, names
+from moe_sim.controls import CONTROLS, control, names
 from moe_sim.fitting import CERTIFICATES, Fits, Fitter, loss_function
 from moe_sim.lanes import LaneFunction, compile_together
 from moe_sim.sampling import exact_samples, streamed_samples, streamer
@@ -40,7 +40,7 @@ class Results:
 @dataclass(frozen=True)
 class Progress:
     """What a run reports after each chunk. certified: share among the replicates of this size so far; last: whether
-    this is the largest size."""
+    this is the last size to do."""
 
     study: str
     n: int
@@ -109,8 +109,9 @@ def load_results(path: str | Path) -> Results:
     study = Study(**tomllib.loads(text))
     wanted = frame["n"].isin(study.problem.sizes) & (frame["replicate"] < study.problem.replicates)
     frame = frame[wanted].reset_index(drop=True)
-    beside = sorted(Path(path).glob("controls/*/study.toml"))
-    return Results(study, frame, evidence, Path(path), {p.parent.name: load_results(p.parent) for p in beside})
+    folders = {name: Path(path) / "controls" / name for name in CONTROLS}
+    begun = {name: at for name, at in folders.items() if any(at.glob("chunks/*.parquet"))}
+    return Results(study, frame, evidence, Path(path), {name: load_results(at) for name, at in begun.items()})
 
 
 def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.random.SeedSequence]:

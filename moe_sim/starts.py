@@ -75,8 +75,9 @@ def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed
     spread = shrink * (SPREAD[rule] if spread is None else spread)
     found = []
     for _ in range(starts):
-        # Every true atom is covered, the spare fitted atoms fall on random ones.
+        # Every true atom is covered, the spare fitted atoms fall on random ones. The last fitted atom is on the last
+        # true one: where gates are pinned at the last atom, the start is then in the gauge of the truth.
         spare = rng.integers(0, true_atoms, atoms - true_atoms)
-        theta = cover((*range(true_atoms), *spare.tolist()))
+        theta = cover((*spare.tolist(), *range(true_atoms)))
         found.append(np.clip(theta + spread * rng.normal(size=theta.shape), lower, upper))
     return np.stack(found)[:, None]

@@ -1,6 +1,7 @@
 """The run folder: chunks of replicates as Parquet, the study as TOML, provenance as JSON. Bytes and columns only.
 
     RUN/study.toml  provenance.json  evidence.json  chunks/n0000000000001000-r0000000-0000100-CHECKSUM.parquet
+    RUN/controls/NAME/, a run folder each, where controls have been run
 
 A chunk's name has its size, its first replicate and the one after its last, and the start of its
 SHA-256. Every file is written whole under another name, then renamed: a reader never sees half of one.

@@ -23,7 +23,7 @@ from moe_sim.laws import Law, build_law
 from moe_sim.losses import Loss, parse_loss, standard_losses
 from moe_sim.models import FAMILIES
 from moe_sim.models.base import Model, Parameters, RegressionModel
-from moe_sim.rates import Claim
+from moe_sim.rates import LARGEST, Claim
 from moe_sim.solvers.gradient import OPTIMIZERS
 from moe_sim.starts import RULES
 
@@ -39,7 +39,6 @@ FIT_KEYS = {
 }  # fmt: skip
 SAMPLE_KEYS = {"mode", "sizes", "replicates", "seed"}
 CLAIM_KEYS = {"loss", "kind", "exponent", "log_power", "window", "margin"}
-LARGEST = 10**15  # counts stay exact in double precision
 
 
 @dataclass(frozen=True)
@@ -228,6 +227,14 @@ def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
         raise InputError(
             f"fit.{min(gradient)} belongs to fit.estimator = 'gradient': leave it out, or change the estimator"
         )
+    start = one_of("fit.start", table.get("start", "data"), RULES)
+    for name in ("spread", "spread_exponent"):
+        if name in table and start == "data":
+            raise InputError(f"fit.{name} is noise about the truth, fit.start = 'data' has none: leave it out")
+    if estimator == "steps" and "tolerance" in table and isinstance(model, RegressionModel):
+        raise InputError(
+            f"fit.tolerance = {table['tolerance']} with 'steps' is a rule of EM: leave it out of a regression"
+        )
     solver: dict[str, Any] = {}
     if "optimizer" in table:
         solver["optimizer"] = one_of("fit.optimizer", table["optimizer"], OPTIMIZERS)
@@ -235,7 +242,7 @@ def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
         if name in table:
             solver[name] = number(f"fit.{name}", table[name], low)
     return FitOptions(
-        atoms, estimator, one_of("fit.start", table.get("start", "data"), RULES),
+        atoms, estimator, start,
         whole("fit.starts", table.get("starts", 8), 1, 10**4), whole("fit.budget", table.get("budget", 4), 1, 100),
         number("fit.bound", table.get("bound", model.bounds[0]), 1e-6),
         number("fit.bias_bound", table.get("bias_bound", model.bounds[1]), 1e-6),

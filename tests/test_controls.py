@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_mixture_studies import SOFTMAX
-from tiny import compiled, contents, study, write  # noqa: F401
+from tiny import RUN, compiled, contents, study, write  # noqa: F401
 
 import moe_sim as ms
-from moe_sim.controls import CONTROLS, control, names
+from moe_sim.controls import control, names
 from moe_sim.errors import InputError
 from moe_sim.rates import Claim, compare_control, judge_claim
 
@@ -40,7 +42,7 @@ def test_a_control_changes_the_fit_and_nothing_else():
     assert all(options[n].estimator == "steps" and options[n].starts == 1 for n in ("start", "one-step"))
     assert options["start"].spread == 0.3 and options["truth"].spread is None
     assert options["truth"].estimator == options["data"].estimator == "gradient"
-    cut = study(fit__estimator="steps", fit__max_iterations=3, fit__tolerance=1e-6, fit__start="truth")
+    cut = study(fit__estimator="steps", fit__max_iterations=3, fit__start="truth")
     whole = control(cut, "converged").problem.options
     assert (whole.estimator, whole.start, whole.max_iterations, whole.solver) == ("least-squares", "truth", 300, {})
 
@@ -106,6 +108,7 @@ def constructed(exponent: float, shift: float = 0.0):
     loss = [n**-exponent * rng.chisquare(3, 100) / 3 for n in SIZES]
     frame = pd.DataFrame({
         "n": np.repeat(SIZES, 100), "replicate": np.tile(np.arange(100), 4), "objective": np.full(400, float(shift)),
+        "certificate": "certified",
     })  # fmt: skip
     certificate = [np.full(100, "certified", object)] * 4
     claim = Claim("voronoi", "upper", 0.5, window=(1e3, 1e6))
@@ -115,14 +118,19 @@ def constructed(exponent: float, shift: float = 0.0):
 @pytest.mark.parametrize("name", ["start", "one-step"])
 def test_a_control_that_does_as_well_is_warned_of(name):
     verdict, frame = constructed(0.5)
-    found = compare_control(verdict, name, *constructed(0.5, 7.5)[:1], frame, constructed(0.5, 7.5)[1])
+    found = compare_control(verdict, name, verdict, *alternate(constructed(0.5, 7.5), frame))
     (warning,) = found.warnings
     assert "does as well" in warning and "7.5 log-likelihood units below" in warning
     assert found.controls[0]["gap"] == [7.5] * 4 and found.verdict == verdict.verdict == "supported"
-    slow, other = constructed(0.1, 7.5)
-    assert compare_control(verdict, name, slow, frame, other).warnings == []
+    slow = constructed(0.1, 7.5)
+    assert compare_control(verdict, name, verdict, *alternate(slow, frame)).warnings == []
     # Where the study itself is no success, a control that is as near to the truth is warned of all the same.
-    assert len(compare_control(slow, name, slow, other, other).warnings) == 1
+    assert len(compare_control(slow[0], name, slow[0], *alternate(slow, frame)).warnings) == 1
+
+
+def alternate(control, frame):
+    """Arguments ``other, frame, control`` of a comparison."""
+    return control[0], frame, control[1]
 
 
 @pytest.mark.parametrize("name", ["truth", "data", "converged"])
@@ -130,14 +138,38 @@ def test_fits_below_a_converged_control_are_warned_of(name):
     verdict, frame = constructed(0.5)
     _, other = constructed(0.5)
     other.loc[[3, 5, 9], "objective"] -= 0.6
-    (warning,) = compare_control(verdict, name, verdict, frame, other).warnings
+    (warning,) = compare_control(verdict, name, verdict, verdict, frame, other).warnings
     assert warning.startswith("3 of 400 fits lie more than half a log-likelihood unit below")
+    other.loc[[3, 5], "certificate"] = "degenerate"  # spikes are no better fits
+    assert compare_control(verdict, name, verdict, verdict, frame, other).warnings[0].startswith("1 of 400")
     other.loc[[3, 5, 9], "objective"] += 0.2
-    assert compare_control(verdict, name, verdict, frame, other).warnings == []
+    assert compare_control(verdict, name, verdict, verdict, frame, other).warnings == []
 
 
-def test_controls_must_have_explanations():
-    assert all(CONTROLS.values())
+def test_a_run_that_grew_is_compared_where_both_are(done):
+    """Two sizes and four replicates of the control left: compared there, and the lack is told."""
+    cut = done.controls["start"].frame
+    cut = cut[(cut["n"] > 100) & (cut["replicate"] < 4)]
+    short = replace(done, controls={"start": replace(done.controls["start"], frame=cut)})
+    for v in ms.judge(short):
+        (entry,) = v.controls
+        assert entry["sizes"] == [600, 4000] and len(entry["mean"]) == len(entry["gap"]) == 2
+        assert entry["mean"] == pytest.approx([cut[cut["n"] == n][f"loss:{v.loss}"].mean() for n in (600, 4000)])
+        assert v.warnings == ["the control 'start' lacks n = 100: run again with --controls"]
+    empty = replace(done, controls={"start": replace(done.controls["start"], frame=cut[:0])})
+    assert all(v.controls[0]["mean"] == [] for v in ms.judge(empty))
+
+
+def test_an_interrupted_control_does_not_lock_the_folder(tmp_path, monkeypatch):
+    """Ctrl-C before its first chunk: the study can be read, and the same command goes on."""
+    results = ms.run(study(), tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(RUN, "_chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ms.run_controls(results)
+    again = ms.load_results(tmp_path / "run")
+    assert again.controls == {} and (tmp_path / "run/controls/start/study.toml").exists()
+    assert list(ms.run_controls(again).controls) == ["start", "one-step", "truth"]
 
 
 def test_command_line(tmp_path, monkeypatch, moe_sim):

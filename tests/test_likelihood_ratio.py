@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("compiled")
 def test_degrees_are_the_parameters_that_data_can_tell(tables, degrees):
     """Softmax gates: 2 of one gate and 6 of experts; Gaussian gates: 1 weight, 4 of x, 6 of experts; one prefix: 2."""
     made = ms.Study(**tables).replace(replicates=2, sizes=[100, 200])
-    assert set(likelihood_ratio(ms.run(made))["degrees"]) == {degrees}
+    assert likelihood_ratio(ms.run(made)).degrees == degrees
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_degrees_are_the_parameters_that_data_can_tell(tables, degrees):
 )
 def test_gaps_of_exact_fits_are_chi_square(name, n, replicates):
     """Kolmogorov-Smirnov at 500 replicates of n = 1e5, level 0.001: each is a false alarm in one seed of 1,000."""
-    found = likelihood_ratio(ms.run(ms.load_study(name).replace(sizes=[n], replicates=replicates)))
+    found = likelihood_ratio(ms.run(ms.load_study(name).replace(sizes=[n], replicates=replicates))).table
     assert found["replicates"].tolist() == [replicates] and found["p"].iloc[0] > 0.001
 
 
@@ -37,7 +37,7 @@ def test_fits_that_stop_short_are_noticed():
     """One step from a start at the truth falls below the law, and the test says so."""
     short = study(fit__estimator="gradient", fit__max_iterations=1, fit__start="truth", fit__budget=1,
                   sample__sizes=[1e4, 1e5], sample__replicates=200)  # fmt: skip
-    assert likelihood_ratio(ms.run(short))["p"].max() < 1e-10
+    assert likelihood_ratio(ms.run(short)).table["p"].max() < 1e-10
 
 
 def test_what_has_no_law_is_refused():
@@ -58,6 +58,13 @@ def test_command_line(tmp_path, monkeypatch, moe_sim):
     assert "KS distance" in moe_sim("ratio", "runs/tiny")[1]
     status, _, err = moe_sim("ratio", "runs/tiny", "--out", "ratio.doc")
     assert status == 2 and ".svg" in err
+
+
+def test_what_is_not_finite_is_counted_and_left_out():
+    results = ms.run(study())
+    results.frame.loc[[0, 5], "objective"] = [np.nan, np.inf]
+    found = likelihood_ratio(results)
+    assert found.table["not_finite"].tolist() == [1, 1, 0] and np.isfinite(found.table["p"]).all()
 
 
 def test_the_figure_has_a_line_a_size():

@@ -125,6 +125,12 @@ BAD = [
     (changed(GATED, truth__covariance=[[[0.5]], [[-0.8]]]), ("truth.covariance", "positive definite")),
     (changed(GATED, truth__covariance=None), ("truth.covariance is missing",)),
     (changed(GATED, model__covariance_range=[0.6, 1.0]), ("model.covariance_range", "widen")),
+    (changed(SOFTMAX, fit__spread=0.1), ("fit.spread is noise about the truth", "leave it out")),
+    (changed(SOFTMAX, fit__spread_exponent=0.1), ("fit.spread_exponent is noise", "leave it out")),
+    (changed(SOFTMAX, fit__start="truth", fit__spread={"slop": 1.0}), ("fit.spread.slop", "did you mean slope?")),
+    (changed(SOFTMAX, fit__start="truth", fit__spread={"slope": -1.0}), ("fit.spread.slope",)),
+    (changed(PREFIX, fit__estimator="steps", fit__tolerance=0.1), ("fit.tolerance = 0.1 with 'steps'", "leave it out")),
+    (changed(PREFIX, claim=[{"loss": "voronoi:untranslated", "exponent": 0.5}]), ("no translation", "pass voronoi")),
     (changed(GATED, truth__weight=[1e-12, 1 - 1e-12]), ("truth: its log_ratio has -27.6", "fit.bias_bound")),
 ]
 

@@ -177,7 +177,10 @@ def test_larger_sizes_decide_as_many_as_are_asked_for():
     """The size asked for decides, the one before it does not."""
     slow = lambda n: n**-0.47  # noqa: E731
     before = verdict(HALF, wobble(slow(DECADES), 1.5, 40))
-    assert before.sizes_needed is not None and f"sizes up to {before.sizes_needed:.2g} would" in before.reason
+    assert (
+        before.sizes_needed is not None
+        and f"sizes up to {before.sizes_needed:.2g}, in the claim's window too, would" in before.reason
+    )
     for last, expected in ((before.sizes_needed, "supported"), (before.sizes_needed / 10, "undecided")):
         sizes = 10 ** np.arange(3, np.log10(last) + 0.5)
         claim = Claim("voronoi", "upper", 0.5, window=(1e3, last))

@@ -17,7 +17,7 @@ def steps(
     """At most ``max_iterations`` plain steps from ``start`` (all of shape (P,)); 0 returns the start.
 
     Mixtures: EM steps without acceleration (``em.em_step``), ended EARLY where one changes the log-likelihood by less
-    than ``tolerance`` times its size, the rule of many programs. Regressions: trust-region steps.
+    than ``tolerance`` times its size, the rule of many programs. Regressions: trust-region steps, with their own rule.
     """
     begin = jnp.clip(start, lower, upper)
     if passes.complete is None and max_iterations > 0:
