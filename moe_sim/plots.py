@@ -117,8 +117,13 @@ def label(loss: str) -> str:
         return f"{_NAMES[kind]}, $r={power}$"
     cells, _, block = loss.rpartition(":")
     if loss not in _NAMES and cells in _NAMES:
-        return f"{_NAMES[cells]}:\n{block.replace('_', ' ')}"
-    return _NAMES.get(loss, loss)
+        return f"{_broken(_NAMES[cells])}: {block.replace('_', ' ')}"
+    return _broken(_NAMES.get(loss, loss))
+
+
+def _broken(name: str) -> str:
+    """In two lines, where it has a comma: a label must not be longer than its axis."""
+    return name.replace(", ", ",\n", 1) if name.startswith(("rms", "weighted")) else name
 
 
 def _power(exponent: float, log_power: float) -> str:
@@ -170,7 +175,7 @@ def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
         raise InputError("the study has no claims, so there is nothing to draw: add a [[claim]] table")
     colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
     with matplotlib.rc_context(STYLE):
-        columns = min(len(verdicts), 3 if len(verdicts) <= 6 else 4)
+        columns = {4: 2}.get(len(verdicts), min(len(verdicts), 3 if len(verdicts) <= 6 else 4))
         rows = -(-len(verdicts) // columns)
         figure = Figure(figsize=(2.5 * max(columns, 2), 3.3 + 2.5 * (rows - 1)), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()

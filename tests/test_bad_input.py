@@ -119,7 +119,7 @@ BAD = {
                                     truth__prefix=[[6.5]]),
     "bias outside the bounds": Bad("truth.bias has -3.5, outside [-3, 3]", "raise the bound (fit.bias_bound)",
                                    truth__bias=[-3.5]),
-    "spread below 0": Bad("fit.spread = -1.0", "pass a number of at least", fit__spread=-1.0),
+    "spread below 0": Bad("fit.spread = -1.0", "pass a number of at least", fit__spread=-1.0, fit__start="wide"),
     "learning rate 0": Bad("fit.learning_rate = 0.0", "pass a number of at least", fit__learning_rate=0.0, **GRADIENT),
     "size 0": Bad("sample.sizes = 0", "pass a whole number", sample__sizes=[0, 100]),
     "size below 0": Bad("sample.sizes = -100", "pass a whole number", sample__sizes=[-100]),
@@ -232,7 +232,7 @@ class TestFolders:
             ("truth.prefix was [[1.0]] and is now [[1.5]]", {"truth__prefix": [[1.5]]}, ()),
             ("law.points was 10 and is now 11", {"law__points": 11}, ()),
             ("sample.seed was 0 and is now 7", {}, ("--seed", "7")),
-            ("fit.spread was None and is now 0.5", {"fit__spread": 0.5}, ()),
+            ("fit.spread was None and is now 0.5", {"fit__spread": 0.5, "fit__start": "wide"}, ()),
             ("claim was [", {"claim__0__exponent": 0.25}, ()),
         ],
     )
