@@ -28,9 +28,9 @@ class Row:
     loss: str
 
 
-_SOFTMAX = "softmax gates, 2 true experts, {} fitted"
-_GATED = "Gaussian gates, 3 true experts, 4 fitted"
-_PREFIX = "free prefixes, 2 true, 3 fitted"
+_SOFTMAX = "softmax gates: 2 experts, {} fitted"
+_GATED = "Gaussian gates: 3 experts, 4 fitted"
+_PREFIX = "free prefixes: 2 true, 3 fitted"
 ROWS = [
     row
     for K in (2, 3, 4)

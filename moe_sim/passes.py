@@ -45,11 +45,16 @@ def likelihood(form: Form, coefficients: Callable) -> Passes:
         c = coefficients(theta)
         return -_sum_chunks(lambda x, y, weight: mixture.value(form, c, x, y, weight), sample)
 
-    def with_matrix(one_chunk):
+    def with_matrix(one_chunk, curved=False):
+        """curved: whether the matrix takes in how the coefficients curve in theta."""
+
         def found(theta, sample):
             c, jacobian = coefficients(theta), jax.jacfwd(flat)(theta)
             loglik, score, matrix = _sum_chunks(lambda x, y, weight: one_chunk(form, c, x, y, weight), sample)
-            return -loglik, -(score @ jacobian), jacobian.T @ matrix @ jacobian
+            matrix = jacobian.T @ matrix @ jacobian
+            if curved:
+                matrix = matrix - jax.hessian(lambda t: score @ flat(t))(theta)
+            return -loglik, -(score @ jacobian), matrix
 
         return found
 
@@ -58,7 +63,9 @@ def likelihood(form: Form, coefficients: Callable) -> Passes:
         score, matrix = _sum_chunks(lambda x, y, weight: mixture.curvature(form, c, x, y, weight), sample)
         return jacobian.T @ matrix @ jacobian - jax.hessian(lambda t: score @ flat(t))(theta)
 
-    return Passes(value, with_matrix(mixture.first), curvature, with_matrix(mixture.complete))
+    # Q is linear in the coefficients of joint gates: all of its curvature there is that of the coefficients.
+    complete = with_matrix(mixture.complete, curved=form.joint)
+    return Passes(value, with_matrix(mixture.first), curvature, complete)
 
 
 def least_squares(mean: Callable, noise: float) -> Passes:
