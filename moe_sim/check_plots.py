@@ -81,7 +81,8 @@ def plot_audit(done: dict[str, Results], rows: list, table: pd.DataFrame) -> Fig
                 last.plot(*zip(*kept, strict=True), marker="o", label=f"{row.panel.split(', ')[-1]}")
         last.axhline(-0.5, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
         last.set(xscale="log", xlabel="smallest size kept", ylabel="slope", title="loss as written: slope by window")
-        last.legend(loc="best", fontsize=6.5)
+        if last.get_legend_handles_labels()[0]:
+            last.legend(loc="best", fontsize=6.5)
         certified = "; ".join(f"{name}: {accounting(results)}" for name, results in done.items())
         note(figure, f"Fits certified: {certified}. Bands: 95% Monte Carlo intervals.")
     return figure

@@ -94,6 +94,8 @@ BAD = {
                                   model__frozen__output_matrix=GONE),
     "network of another width": Bad("model.network.value has shape (1, 2)", "pass an array of shape (1, 1)",
                                     model__network={"key": [[1.0]], "value": [[1.0, 2.0]]}, **NETWORK),
+    "frozen that is no Frozen": Bad("model.frozen.functions = 'math:pi'", "is no moe_sim.Frozen: make it one",
+                                    model__frozen={"functions": "math:pi"}),
     "frozen of no module": Bad("model.frozen.functions = 'nowhere:frozen'", "pass 'module:name'",
                                model__frozen={"functions": "nowhere:frozen"}),
     # numbers

