@@ -144,6 +144,20 @@ def test_em_ends_where_scoring_does_for_other_models(name):
     assert float(em.objective) == pytest.approx(float(best.objective), abs=1e-2)
 
 
+def test_no_leap_lowers_the_likelihood():
+    """SQUAREM included: the objective after 2, 4, ... 40 steps, from eight poor starts."""
+    case = MIXTURES["softmax-K2-d1-o1"]
+    x, y = sample_of(case, 300, 9)
+    _, _, passes, sample, lower, upper, groups = setting(case, x, y)
+    run = jax.jit(
+        lambda t, limit: expectation_maximization(passes, sample, t, lower, upper, limit, groups=groups).objective
+    )
+    for seed in range(8):
+        start = setting(case, x, y, seed)[0]
+        values = np.array([run(start, limit) for limit in range(2, 42, 2)])
+        assert np.all(np.diff(values) <= GRAIN * (1 + np.abs(values[:-1])))
+
+
 def test_em_says_how_it_stopped():
     case = MIXTURES["softmax-K2-d1-o1"]
     x, y = sample_of(case, 300, 4)
