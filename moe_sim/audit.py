@@ -4,18 +4,16 @@ to a slope is shown here, whatever the theorem behind it; the studies are the fi
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from moe_sim.rates import judge
+from moe_sim.rates import judge, objective_gaps
 from moe_sim.run import Progress, Results, run
-from moe_sim.study import Study
+from moe_sim.study import Study, load_study
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def protocols() -> list[str]:
 
 def load_protocol(name: str) -> Study:
     """The study of a protocol."""
-    return Study(**tomllib.loads((resources.files("moe_sim") / "protocols" / f"{name}.toml").read_text()))
+    return load_study(Path(__file__).with_name("protocols") / f"{name}.toml")
 
 
 def audit(
@@ -72,7 +70,7 @@ def table(done: dict[str, Results]) -> pd.DataFrame:
 
     slope, low, high: over all sizes. dropped_low, dropped_high: the least and largest slope among those with the
     smallest sizes dropped. below: mean log-likelihood units, at the largest size, by which the fits lie below those
-    of the corrected protocol on the same samples. certified: share of the fits.
+    of the corrected protocol on the same samples. certified: how many of how many fits, and why not the others.
     """
     verdicts = {name: {v.loss: v for v in judge(results)} for name, results in done.items()}
     rows = []
@@ -84,14 +82,12 @@ def table(done: dict[str, Results]) -> pd.DataFrame:
             "panel": row.panel, "protocol": row.label.replace("$", ""), "study": row.protocol,
             "loss": row.loss, "slope": slopes[0], "low": low, "high": high, "dropped_low": min(slopes),
             "dropped_high": max(slopes), "below": _below(row, done), "replicates": v.replicates,
-            "certified": v.certified, "verdict": v.verdict,
+            "certified": v.accounting, "verdict": v.verdict,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def _below(row: Row, done: dict[str, Results]) -> float:
-    best = done[f"{row.protocol.rsplit('-', 1)[0]}-corrected"].frame
-    own = done[row.protocol].frame
-    pairs = own[["n", "replicate", "objective"]].merge(best[["n", "replicate", "objective"]], on=["n", "replicate"])
-    last = pairs[pairs["n"] == pairs["n"].max()]
-    return float((last["objective_x"] - last["objective_y"]).mean())
+    corrected = done[f"{row.protocol.rsplit('-', 1)[0]}-corrected"]
+    gaps = objective_gaps(corrected.frame, done[row.protocol].frame)
+    return float(gaps["gap"][gaps["n"] == gaps["n"].max()].mean())

@@ -13,7 +13,7 @@ from scipy.stats import chi2
 
 from moe_sim.errors import InputError
 from moe_sim.likelihood_ratio import Ratio
-from moe_sim.plots import STYLE, accounting, caption, curve, draw_curve, frame, handle, label, legend, note, save
+from moe_sim.plots import STYLE, accounting, caption, curve, draw_curve, frame, handle, label, legend, note, write
 from moe_sim.rates import judge
 from moe_sim.run import Results
 
@@ -65,7 +65,7 @@ def plot_audit(done: dict[str, Results], rows: list, table: pd.DataFrame) -> Fig
         axes = figure.subplots(2, 3).ravel()
         for panel, one in zip(panels, axes, strict=False):
             mine = [k for k, row in enumerate(rows) if row.panel == panel]
-            for k, colour in zip(mine, _AUDIT[3 - len(mine) :] if len(mine) < 3 else _AUDIT, strict=True):
+            for k, colour in zip(mine, _AUDIT, strict=True):
                 draw_curve(one, curve(done[rows[k].protocol], rows[k].loss), colour, markersize=2.5)
                 one.plot([], [], color=colour, marker="o", label=f"{rows[k].label}: {table['slope'][k]:.2f}")
             frame(one, panel, label("voronoi"))
@@ -90,11 +90,7 @@ def plot_audit(done: dict[str, Results], rows: list, table: pd.DataFrame) -> Fig
 
 def write_audit(done: dict[str, Results], rows: list, table: pd.DataFrame, out: str | Path) -> list[Path]:
     """The audit's figure (SVG, PNG) and table (CSV) below ``out``; returns their paths."""
-    figure, out = plot_audit(done, rows, table), Path(out)
-    save(figure, out / "audit.svg")
-    save(figure, out / "audit.png")
-    table.to_csv(out / "audit.csv", index=False, float_format="%.6g")
-    return [out / f"audit{suffix}" for suffix in (".svg", ".png", ".csv")]
+    return write(out, "audit", plot_audit(done, rows, table), table)
 
 
 def plot_ratio(found: Ratio) -> Figure:

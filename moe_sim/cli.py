@@ -224,7 +224,7 @@ def audit(
         shown.add_row(
             row["panel"], row["protocol"], row["loss"], _slope(row["slope"], (row["low"], row["high"])),
             f"{row['dropped_low']:.2f} to {row['dropped_high']:.2f}", f"{row['below']:.2f}",
-            f"{np.floor(1000 * row['certified']) / 10:.1f}%", f"[{_COLOUR[row['verdict']]}]{row['verdict']}[/]",
+            row["certified"], f"[{_COLOUR[row['verdict']]}]{row['verdict']}[/]",
         )  # fmt: skip
     out_console.print(shown)
     for path in paths:
@@ -389,17 +389,10 @@ def _table(verdicts: list[ms.Verdict]) -> Table:
         near = v.near_minimiser
         table.add_row(
             v.claim if v.claim != previous else "", v.loss, _claimed(v), _slope(v.slope, v.interval),
-            _slope(near["slope"], near["interval"]), _accounting(v),
-            v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
+            _slope(near["slope"], near["interval"]), v.accounting, v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
         )  # fmt: skip
         previous = v.claim
     return table
-
-
-def _accounting(v: ms.Verdict) -> str:
-    """Certified fits out of all that were asked for, and every reason why not: the numbers add up."""
-    failures = ", ".join(f"{count:,} {name}" for name, count in v.uncertified.items())
-    return f"{round(v.certified * v.requested):,} of {v.requested:,}{failures and f' ({failures})'}"
 
 
 _COLOUR = {"supported": "green", "refuted": "red", "undecided": "yellow"}

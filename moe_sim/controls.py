@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 from moe_sim.fitting import estimators
+from moe_sim.rates import UNFITTED
 from moe_sim.study import Study
 
 CONTROLS = {
@@ -36,7 +37,7 @@ def control(study: Study, name: str) -> Study:
     """The control of this name, called ``STUDY.NAME``. Its samples are those of the study."""
     tables = copy.deepcopy(study.tables)
     fit: dict[str, Any] = tables["fit"]
-    short = name in ("start", "one-step")
+    short = name in UNFITTED
     drop = {"optimizer", "learning_rate"} if short else {"spread", "spread_exponent"} if name in RULED else set()
     if short or fit.get("estimator") == "steps":
         drop |= {"tolerance", "max_iterations"}

@@ -24,6 +24,9 @@ _RANK = 1e-9  # least scaled eigenvalue of the information that counts
 _INFORMATION = 2**14  # observations that the information at the truth is computed from
 
 
+COLUMNS = ["n", "replicates", "not_finite", "degrees", "mean", "ks", "p"]
+
+
 @dataclass(frozen=True)
 class Ratio:
     """degrees of the law; table: one row a size (``likelihood_ratio``); gaps: all of them, (R_n,) by size."""
@@ -58,19 +61,11 @@ def likelihood_ratio(results: Results) -> Ratio:
         gap = every[np.isfinite(every)]
         test = stats.kstest(gap, stats.chi2(degrees).cdf)
         gaps[n] = gap
-        rows.append(
-            (
-                n,
-                len(every),
-                len(every) - len(gap),
-                degrees,
-                float(gap.mean()),
-                float(test.statistic),
-                float(test.pvalue),
-            )
-        )
-    columns = ["n", "replicates", "not_finite", "degrees", "mean", "ks", "p"]
-    return Ratio(degrees, pd.DataFrame(rows, columns=columns), gaps)
+        rows.append({
+            "n": n, "replicates": len(every), "not_finite": len(every) - len(gap), "degrees": degrees,
+            "mean": float(gap.mean()), "ks": float(test.statistic), "p": float(test.pvalue),
+        })  # fmt: skip
+    return Ratio(degrees, pd.DataFrame(rows, columns=COLUMNS), gaps)
 
 
 def _degrees(results: Results) -> int:

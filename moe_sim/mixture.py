@@ -280,7 +280,7 @@ def complete(form: Form, c: Coefficients, x, y, weight):
 
 
 def curvature(form: Form, c: Coefficients, x, y, weight):
-    """Score (C,) and what to add to the Gram matrix of ``first`` for minus the Hessian (C, C), of one chunk.
+    """Log-likelihood, score (C,) and what to add to the Gram of ``first`` for minus the Hessian (C, C), of one chunk.
 
     Louis: minus sum_k tau_k (d2 log p_k + d log p_k d log p_k').
     """
@@ -316,7 +316,7 @@ def curvature(form: Form, c: Coefficients, x, y, weight):
         outer = 0.5 * chunk.spread[k][j] * (_square(chunk, k, i) - 1.0)
         return 0.5 * chunk.tau[k] * _square(chunk, k, j) - outer if i == j else -outer
 
-    return stack @ weight, _blocks(form, entry)(chunk)
+    return chunk.loglik, stack @ weight, _blocks(form, entry)(chunk)
 
 
 def _square(chunk: _Chunk, k: int, j: int):

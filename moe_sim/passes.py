@@ -59,9 +59,7 @@ def likelihood(form: Form, coefficients: Callable) -> Passes:
         return found
 
     def curvature(theta, sample):
-        c, jacobian = coefficients(theta), jax.jacfwd(flat)(theta)
-        score, matrix = _sum_chunks(lambda x, y, weight: mixture.curvature(form, c, x, y, weight), sample)
-        return jacobian.T @ matrix @ jacobian - jax.hessian(lambda t: score @ flat(t))(theta)
+        return with_matrix(mixture.curvature, curved=True)(theta, sample)[2]
 
     # Q is linear in the coefficients of joint gates: all of its curvature there is that of the coefficients.
     complete = with_matrix(mixture.complete, curved=form.joint)

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from scipy.special import ndtri
 
+from moe_sim import rates
 from moe_sim.errors import InputError
 from moe_sim.estimate import Estimate
 from moe_sim.models.base import MixtureModel
@@ -55,6 +56,16 @@ def save(figure: Figure, path: str | Path) -> None:
             figure.savefig(path, dpi=200, metadata=stamp)
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}): pass a file that you may write") from None
+
+
+def write(out: str | Path, name: str, figure: Figure, data: pd.DataFrame) -> list[Path]:
+    """A figure as SVG and PNG, and the numbers in it as CSV, below ``out``; returns the three paths."""
+    paths = [Path(out) / f"{name}{suffix}" for suffix in (".svg", ".png", ".csv")]
+    save(figure, paths[0])
+    figure.set_layout_engine("none")  # the layout is found, and finding it again takes most of the time
+    save(figure, paths[1])
+    data.to_csv(paths[2], index=False, float_format="%.6g")
+    return paths
 
 
 def curve(results: Results, loss: str, of: str = "loss") -> pd.DataFrame:
@@ -145,11 +156,9 @@ def caption(*results: Results) -> str:
 
 
 def accounting(*results: Results) -> str:
-    """Certified fits out of all, and every reason why not: the numbers add up."""
-    certificate = pd.concat([r.frame["certificate"] for r in results])
-    rest = ", ".join(f"{c:,} {k}" for k, c in certificate.value_counts().items() if k != "certified")
-    count = (certificate == "certified").sum()
-    return f"{count:,} of {len(certificate):,} fits certified{f' ({rest})' if rest else ''}"
+    """``rates.accounting`` of all fits of these results."""
+    counts = pd.concat([r.frame["certificate"] for r in results]).value_counts().to_dict()
+    return rates.accounting(counts.pop("certified", 0), counts, " fits certified")
 
 
 def legend(figure: Figure, handles, title: str | None = None, columns: int | None = None) -> None:
@@ -259,27 +268,18 @@ def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Fi
 
 def write_figures(done: dict[str, tuple[Results, list[Verdict]]], out: str | Path) -> list[Path]:
     """Figures of finished claims as SVG, PNG and CSV below ``out``; returns the SVG paths, the headline last."""
-    out = Path(out)
     paths = []
-
-    def write(name: str, figure: Figure, data: pd.DataFrame) -> None:
-        save(figure, out / f"{name}.svg")
-        figure.set_layout_engine("none")  # the layout is found, and finding it again takes most of the time
-        save(figure, out / f"{name}.png")
-        data.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-        paths.append(out / f"{name}.svg")
-
     for name, (results, verdicts) in done.items():
         numbers = [
             curve(results, v.loss, of).assign(loss=v.loss, statistic=of) for v in verdicts for of in ("loss", "near")
         ]
-        write(name, plot_rates(results, verdicts), pd.concat(numbers, ignore_index=True))
+        paths.append(write(out, name, plot_rates(results, verdicts), pd.concat(numbers, ignore_index=True))[0])
     over = {s: done[f"prefix-{s}-over"][0] for s in STRUCTURES if f"prefix-{s}-over" in done}
     pair: dict[str, Results] = {s: over[s] for s in ("shared-linear", "independent") if s in over}
     if len(pair) == 2:
-        write("near-minimisers", *near_minimisers(pair))
+        paths.append(write(out, "near-minimisers", *near_minimisers(pair))[0])
     if len(over) == len(STRUCTURES):
-        write("headline", *headline(over))
+        paths.append(write(out, "headline", *headline(over))[0])
     return paths
 
 

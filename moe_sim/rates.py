@@ -92,6 +92,10 @@ class Verdict:
     controls: list[dict[str, Any]]
     warnings: list[str]
 
+    @property
+    def accounting(self) -> str:
+        return accounting(round(self.certified * self.requested), self.uncertified)
+
     def to_json(self) -> dict[str, Any]:
         return finite(asdict(self))
 
@@ -309,10 +313,11 @@ def judge(results) -> list[Verdict]:
         # What both have: a run may have grown since its controls were run.
         common = results.frame[key].merge(other.frame[key])
         own, control = (replace(r, frame=r.frame.merge(common)) for r in (results, other))
+        gaps = objective_gaps(own.frame, control.frame)
         if name in UNFITTED:
             control.frame["certificate"] = "certified"  # no fit, so none that failed
         found = [
-            compare_control(v, name, _judge(own, c), _judge(control, c), own.frame, control.frame)
+            compare_control(v, name, _judge(own, c), _judge(control, c), gaps)
             for v, c in zip(found, results.study.claims, strict=True)
         ]
     return found
@@ -332,22 +337,27 @@ def _judge(results, claim: Claim) -> Verdict:
     )  # fmt: skip
 
 
-def compare_control(verdict: Verdict, name: str, own: Verdict, other: Verdict, frame, control) -> Verdict:
+def objective_gaps(frame, other):
+    """One row for each sample that both frames have: n, replicate, gap (the log-likelihood units by which the fits of
+    ``frame`` lie above those of ``other``), certificate (of ``other``)."""
+    key = ["n", "replicate"]
+    both = frame[[*key, "objective"]].merge(other[[*key, "objective", "certificate"]], on=key, suffixes=("", "_other"))
+    return both[[*key, "certificate"]].assign(gap=both["objective_other"] - both["objective"])
+
+
+def compare_control(verdict: Verdict, name: str, own: Verdict, other: Verdict, gaps) -> Verdict:
     """The verdict with one control more: how it does on the same claim, and what that warns of.
 
-    own, other: the verdicts on the study and on the control by the samples that both have. frame, control: those, one
-    row a replicate. ``gap`` of the control: the mean, by size, of the log-likelihood units that the fits lie above it.
+    own, other: the verdicts on the study and on the control by the samples that both have. gaps: ``objective_gaps`` of
+    those; its mean by size is the ``gap`` of the control.
     Warned of: a start or a single step that does as well as the estimator, by its verdict or by its loss at the
     largest size (within two standard errors); a converged control more than half a unit above the fits.
     """
-    pairs = frame[["n", "replicate", "objective"]].merge(
-        control[["n", "replicate", "objective", "certificate"]], on=["n", "replicate"]
-    )
-    pairs = pairs[pairs["n"].isin(other.sizes)]
-    gap = pairs["objective_y"] - pairs["objective_x"]
+    gaps = gaps[gaps["n"].isin(other.sizes)]
+    gap = gaps["gap"]
     entry = {
         "control": name, "slope": other.slope, "interval": other.interval, "verdict": other.verdict,
-        "sizes": other.sizes, "mean": other.mean, "mcse": other.mcse, "gap": gap.groupby(pairs["n"]).mean().tolist(),
+        "sizes": other.sizes, "mean": other.mean, "mcse": other.mcse, "gap": gap.groupby(gaps["n"]).mean().tolist(),
     }  # fmt: skip
     warnings = list(verdict.warnings)
     lacking = [n for n in verdict.sizes if n not in other.sizes]
@@ -355,12 +365,12 @@ def compare_control(verdict: Verdict, name: str, own: Verdict, other: Verdict, f
         sizes = ", ".join(f"{n:g}" for n in lacking)
         warnings.append(f"the control {name!r} lacks n = {sizes}: run again with --controls")
     # A converged control may end on a spike of the likelihood, which is no better a fit.
-    above = (gap < -0.5) & (pairs["certificate"] != "degenerate")
+    above = (gap < -0.5) & (gaps["certificate"] != "degenerate")
     if name in UNFITTED and verdict.kind != "lower" and _as_well(own, other):
         what = "the start itself" if name == "start" else "a single step from the start"
         slope = "" if other.slope is None else f" (slope {other.slope:.3f})"
         warnings.append(
-            f"{what} does as well{slope}, {gap[pairs['n'] == pairs['n'].max()].mean():.3g} log-likelihood units "
+            f"{what} does as well{slope}, {gap[gaps['n'] == gaps['n'].max()].mean():.3g} log-likelihood units "
             "below the fits: the rate is that of the start, it does not show what the estimator does"
         )
     elif name not in UNFITTED and above.any():
@@ -382,6 +392,12 @@ def _as_well(own: Verdict, other: Verdict) -> bool:
         return False
     k = both[-1]
     return bool(other.mean[k] <= own.mean[k] + 2 * np.hypot(own.mcse[k], other.mcse[k]))
+
+
+def accounting(certified: int, uncertified: dict[str, int], what: str = "") -> str:
+    """Certified fits out of all that were asked for, and every reason why not: the numbers add up."""
+    reasons = ", ".join(f"{count:,} {name}" for name, count in uncertified.items())
+    return f"{certified:,} of {certified + sum(uncertified.values()):,}{what}{f' ({reasons})' if reasons else ''}"
 
 
 def finite(value):

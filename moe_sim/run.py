@@ -85,11 +85,8 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
         certified = good.setdefault(n, [])
         certified.extend(frame["certificate"] == "certified")
         if progress is not None:
-            progress(
-                Progress(
-                    study.name, n, int(index[-1]) + 1, problem.replicates, float(np.mean(certified)), n == todo[-1][0]
-                )
-            )
+            last, done = n == todo[-1][0], int(index[-1]) + 1
+            progress(Progress(study.name, n, done, problem.replicates, float(np.mean(certified)), last))
     if folder is not None:
         return load_results(folder.path)
     return Results(study, pd.concat(frames, ignore_index=True), evidence)

@@ -113,30 +113,26 @@ def stored(x, y, weight=None) -> StoredSample:
 
     One chunk holds everything up to CHUNK rows, so that small data cost no loop.
     """
-    rows = len(x)
-    chunks = max(1, -(-rows // CHUNK))
-    size = rows if chunks == 1 else CHUNK
-    weight = np.ones(rows) if weight is None else np.asarray(weight, float)
-
-    def fold(values):
-        padded = np.concatenate([values, np.zeros((chunks * size - rows, *values.shape[1:]))])
-        return jnp.asarray(padded.reshape(chunks, size, *values.shape[1:]))
-
-    return StoredSample(fold(np.asarray(x, float)), fold(np.asarray(y, float)), fold(weight))
+    chunks = max(1, -(-len(x) // CHUNK))
+    weight = np.ones(len(x)) if weight is None else weight
+    return StoredSample(*_chunked(chunks, len(x) if chunks == 1 else CHUNK, x, y, weight))
 
 
 def kept(x, y) -> KeptSample:
     """Rows x (n, d), y (n, outputs) of weight 1, padded to a power of two of chunks: few shapes, few compilations."""
     chunks = -(-len(x) // CHUNK)
-    rows = CHUNK << (chunks - 1).bit_length()
+    x, y, weight = _chunked(1 << (chunks - 1).bit_length(), CHUNK, x, y, np.ones(len(x)))
+    return KeptSample(x, y, weight, jnp.asarray(chunks))
 
-    def fold(values):
-        padded = np.concatenate([values, np.zeros((rows - len(values), *values.shape[1:]))])
-        return jnp.asarray(padded.reshape(rows // CHUNK, CHUNK, *values.shape[1:]))
 
-    return KeptSample(
-        fold(np.asarray(x, float)), fold(np.asarray(y, float)), fold(np.ones(len(x))), jnp.asarray(chunks)
-    )
+def _chunked(chunks: int, size: int, *columns) -> list[jax.Array]:
+    """Each of the columns (n, ...), zeros after it, as (chunks, size, ...)."""
+    found = []
+    for values in columns:
+        rows = np.asarray(values, float)
+        padded = np.concatenate([rows, np.zeros((chunks * size - len(rows), *rows.shape[1:]))])
+        found.append(jnp.asarray(padded.reshape(chunks, size, *rows.shape[1:])))
+    return found
 
 
 def exact_samples(model: Model, truth, law: Law | None, n: int, seeds: list[np.random.SeedSequence]):

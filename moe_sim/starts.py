@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError
+from moe_sim.models import base
 from moe_sim.models.base import MixtureModel, Model
 
 CANDIDATES = 16  # points in the box a `data` start is chosen from
@@ -34,8 +35,7 @@ def from_data(model: MixtureModel, numbers, x, y, weight):
     """
     count = jnp.sum(weight)
     rows = jnp.floor(jnp.abs(numbers) * count).astype(int)  # padding comes last
-    unit = lambda v: jnp.sqrt(weight @ (v - weight @ v / count) ** 2 / count) + 1e-300  # noqa: E731
-    x_unit, y_unit = x / unit(x), y / unit(y)
+    x_unit, y_unit = (v / (jnp.sqrt(base.spread(weight, v)) + 1e-300) for v in (x, y))
     middle = rows[:, 0]
     about = sum(jnp.sum((z[None] - z[middle][:, None]) ** 2, axis=2) for z in (x_unit, y_unit))
 

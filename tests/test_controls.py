@@ -13,7 +13,7 @@ from tiny import RUN, compiled, contents, study, write  # noqa: F401
 import moe_sim as ms
 from moe_sim.controls import control, names
 from moe_sim.errors import InputError
-from moe_sim.rates import Claim, compare_control, judge_claim
+from moe_sim.rates import Claim, compare_control, judge_claim, objective_gaps
 
 pytestmark = pytest.mark.usefixtures("compiled")
 SIZES = [1e3, 1e4, 1e5, 1e6]
@@ -129,8 +129,8 @@ def test_a_control_that_does_as_well_is_warned_of(name):
 
 
 def alternate(control, frame):
-    """Arguments ``other, frame, control`` of a comparison."""
-    return control[0], frame, control[1]
+    """Arguments ``other, gaps`` of a comparison."""
+    return control[0], objective_gaps(frame, control[1])
 
 
 @pytest.mark.parametrize("name", ["truth", "data", "converged"])
@@ -138,12 +138,13 @@ def test_fits_below_a_converged_control_are_warned_of(name):
     verdict, frame = constructed(0.5)
     _, other = constructed(0.5)
     other.loc[[3, 5, 9], "objective"] -= 0.6
-    (warning,) = compare_control(verdict, name, verdict, verdict, frame, other).warnings
+    (warning,) = compare_control(verdict, name, verdict, verdict, objective_gaps(frame, other)).warnings
     assert warning.startswith("3 of 400 fits lie more than half a log-likelihood unit below")
     other.loc[[3, 5], "certificate"] = "degenerate"  # spikes are no better fits
-    assert compare_control(verdict, name, verdict, verdict, frame, other).warnings[0].startswith("1 of 400")
+    (warning,) = compare_control(verdict, name, verdict, verdict, objective_gaps(frame, other)).warnings
+    assert warning.startswith("1 of 400")
     other.loc[[3, 5, 9], "objective"] += 0.2
-    assert compare_control(verdict, name, verdict, verdict, frame, other).warnings == []
+    assert compare_control(verdict, name, verdict, verdict, objective_gaps(frame, other)).warnings == []
 
 
 def test_a_run_that_grew_is_compared_where_both_are(done):

@@ -14,7 +14,7 @@ import pytest
 from tiny import compiled, study  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import cli, plots
+from moe_sim import plots
 from moe_sim.fitting import CERTIFICATES
 from moe_sim.run import Results
 
@@ -72,7 +72,7 @@ def test_the_accounting_adds_up(seed):
         assert v.requested == 600 and v.certified == pytest.approx(counts["certified"] / 600)
         assert v.uncertified == {k: c for k, c in counts.items() if k != "certified"}
         assert round(v.certified * 600) + sum(v.uncertified.values()) == 600
-    for text in (cli._accounting(ms.judge(made)[0]), plots.caption(made)):
+    for text in (ms.judge(made)[0].accounting, plots.caption(made)):
         shown = {k: int(c.replace(",", "")) for c, k in re.findall(r"(\d[\d,]*) (\w+)", text)}
         certified, requested = re.search(r"(\d[\d,]*) of (\d[\d,]*)", text).groups()
         assert int(certified) == counts["certified"] and int(requested) == 600

@@ -153,6 +153,12 @@ class MixtureModel(Model):
         return len(params[self.mass])
 
 
+def spread(weight, values):
+    """Variance of the columns of values (n, c), the rows counted by ``weight`` (n,): shape (c,)."""
+    count = jnp.sum(weight)
+    return weight @ (values - weight @ values / count) ** 2 / count
+
+
 def linear_gates(tau, x):
     """Log-odds bias (K,) and slope (K, d) of normal clusters with one common covariance: linear in x.
 

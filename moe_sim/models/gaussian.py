@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError, array, number
-from moe_sim.models.base import MixtureModel, Parameters
+from moe_sim.models.base import MixtureModel, Parameters, spread
 
 WIDER = 4.0  # by default variances range from a fourth of the least true one to four times the largest
 Range = tuple[float, float]
@@ -68,11 +68,8 @@ class LinearExperts(MixtureModel):
         ridge = 1e-6 * jnp.trace(gram, axis1=1, axis2=2)[:, None, None] * jnp.eye(features.shape[1])
         fitted = jnp.linalg.solve(gram + ridge, jnp.einsum("kn,ni,nj->kij", tau, features, y))
         rest = jnp.einsum("kn,knj->kj", tau, (y[None] - features @ fitted) ** 2) / count[:, None]
-        everyone = jnp.sum(tau, axis=0)
-        middle = everyone @ y / jnp.sum(everyone)
-        spread = everyone @ (y - middle) ** 2 / jnp.sum(everyone)
         # A cluster that a line fits exactly would start the likelihood on its way to a spike.
-        variance = jnp.maximum(rest, 0.01 * spread + 1e-12)
+        variance = jnp.maximum(rest, 0.01 * spread(jnp.sum(tau, axis=0), y) + 1e-12)
         shapes = self.expert_shapes(len(tau))
         parts = {"intercept": fitted[:, 0], "slope": jnp.swapaxes(fitted[:, 1:], 1, 2), "variance": variance}
         return {name: jnp.reshape(value, shapes[name]) for name, value in parts.items()}

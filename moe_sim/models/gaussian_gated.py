@@ -15,6 +15,7 @@ import numpy as np
 from moe_sim.errors import InputError, array
 from moe_sim.measure import MixingMeasure
 from moe_sim.mixture import LOG_2PI, Coefficients, Form
+from moe_sim.models.base import spread
 from moe_sim.models.gaussian import FULL, HALF, LinearExperts, Range, scale_range, sizes, variance_range
 
 TABLE: dict = {"family": None, "variance_range": None, "covariance_range": None}
@@ -110,9 +111,8 @@ class GaussianGated(LinearExperts):
         center = tau @ x / count[:, None]
         away = x[None] - center[:, None]
         covariance = jnp.einsum("kn,kni,knj->kij", tau, away, away) / count[:, None, None]
-        everyone = jnp.sum(tau, axis=0)
-        spread = everyone @ (x - everyone @ x / jnp.sum(everyone)) ** 2 / jnp.sum(everyone)
-        covariance = covariance + (0.01 * spread + 1e-12)[None, :, None] * jnp.eye(self.dimension)
+        least = 0.01 * spread(jnp.sum(tau, axis=0), x) + 1e-12
+        covariance = covariance + least[None, :, None] * jnp.eye(self.dimension)
         weight = count / jnp.sum(count)
         return {"weight": weight, "center": center, "covariance": covariance, **self.expert_clusters(tau, x, y)}
 

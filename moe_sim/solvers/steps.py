@@ -11,9 +11,7 @@ from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 from moe_sim.solvers.trust_region import RUNNING, trust_region
 
 
-def steps(
-    passes: Passes, sample, start, lower, upper, max_iterations=1, tolerance=0.0, groups=None
-) -> Solution:  # fmt: skip
+def steps(passes: Passes, sample, start, lower, upper, max_iterations=1, tolerance=0.0, groups=None) -> Solution:
     """At most ``max_iterations`` plain steps from ``start`` (all of shape (P,)); 0 returns the start.
 
     Mixtures: EM steps without acceleration (``em.em_step``), ended EARLY where one changes the log-likelihood by less
