@@ -67,8 +67,8 @@ MUTANTS = [
            "[0 * jnp.minimum(size, len(powers))]", "losses"),
     Mutant("mass error left out", "losses.py", "jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread",
            "0 * jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread", "losses"),
-    Mutant("Hellinger without its half", "distances.py", "jnp.sqrt(0.5 * (expectation(params, params)",
-           "jnp.sqrt(1.0 * (expectation(params, params)", "mixture losses"),
+    Mutant("Hellinger without its half", "distances.py", "return jnp.sinh(r / 4) / jnp.sqrt(",
+           "return jnp.sqrt(2.0) * jnp.sinh(r / 4) / jnp.sqrt(", "mixture losses"),
     # Solvers and certificates
     Mutant("Gauss-Newton certifies", "solvers/certificate.py", "matrix = gram + passes.curvature(theta, sample)",
            "matrix = gram + 0 * passes.curvature(theta, sample)", "solvers"),
