@@ -61,12 +61,13 @@ def _hellinger(model: MixtureModel, truth: Parameters, law: Law | None) -> Calla
     return lambda params: jnp.concatenate([half(params, params), half(params, truth)])
 
 
-def density_nodes(model: MixtureModel, law: Law | None) -> Callable:
+def density_nodes(model: MixtureModel, law: Law | None, most: int = 24) -> Callable:
     """``rule(params)``: x (A, d), y (A, outputs), log-weights (A,) that integrate against the density of ``params``.
 
     The nodes are those of its components, so they move with the parameters. Logarithms, since a gate may be closed.
+    most: nodes an axis.
     """
-    node_y, weight_y = _normal_rule(model.outputs)
+    node_y, weight_y = _normal_rule(model.outputs, most)
 
     def conditional(params):
         assert law is not None
@@ -76,7 +77,7 @@ def density_nodes(model: MixtureModel, law: Law | None) -> Callable:
         return x[:, None], mean, variance, log_gate + jnp.log(weight_x)[:, None]
 
     def joint(params):
-        node_x, weight_x = _normal_rule(model.dimension)
+        node_x, weight_x = _normal_rule(model.dimension, most)
         factor = jnp.linalg.cholesky(jnp.asarray(params["covariance"]))
         x = jnp.asarray(params["center"])[:, None] + jnp.einsum("kij,nj->kni", factor, node_x)
         expert = lambda one, k: tuple(part[k] for part in model.experts(params, one))  # noqa: E731
@@ -94,10 +95,10 @@ def density_nodes(model: MixtureModel, law: Law | None) -> Callable:
     return rule
 
 
-def _normal_rule(dimension: int):
+def _normal_rule(dimension: int, most: int):
     """Points (n, dimension) and weights (n,) that integrate against the standard normal law."""
     if dimension in _NODES:
-        node, weight = np.polynomial.hermite_e.hermegauss(_NODES[dimension])
+        node, weight = np.polynomial.hermite_e.hermegauss(min(_NODES[dimension], most))
         grid = np.stack(np.meshgrid(*[node] * dimension, indexing="ij"), -1).reshape(-1, dimension)
         mass = np.prod(np.stack(np.meshgrid(*[weight] * dimension, indexing="ij"), -1).reshape(-1, dimension), axis=1)
         return jnp.asarray(grid), jnp.asarray(mass / mass.sum())

@@ -171,13 +171,19 @@ def _exponent(powers: tuple[float, ...], size):
     return jnp.asarray(powers)[jnp.minimum(size, len(powers)) - 1]
 
 
+def _length(gap):
+    """Norms of rows, with gradient 0 at 0, where the best translation puts an atom exactly on a true one."""
+    square = jnp.sum(gap**2, axis=1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
 def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias, open_end=True):
     """The loss with log-weights translated by ``bias``, or by the best translation where it is None."""
     cell = cells(fitted, truth)
     nearest = jnp.argmax(cell, axis=1)
     size = jnp.sum(cell, axis=0)[nearest]  # atoms in each atom's cell
     mass = fitted.weight @ cell
-    distance = {b: jnp.linalg.norm(fitted.blocks[b] - truth.blocks[b][nearest], axis=1) for b, _ in loss.exponents}
+    distance = {b: _length(fitted.blocks[b] - truth.blocks[b][nearest]) for b, _ in loss.exponents}
     if loss.kind == "atoms":
         chosen = (size == 1) if loss.cells == "single" else (size > 1)
         square = sum(d**2 for d in distance.values())

@@ -223,6 +223,11 @@ def first(form: Form, c: Coefficients, x, y, weight):
     return chunk.loglik, gram[-1, :-1], gram[:-1, :-1]
 
 
+def scores(form: Form, c: Coefficients, x, y):
+    """Score of every coefficient at every row: (n, C)."""
+    return jnp.stack(_scores(form, read(form, c, x, y, jnp.ones(len(x))))).T
+
+
 def value(form: Form, c: Coefficients, x, y, weight):
     """Log-likelihood of one chunk."""
     return read(form, c, x, y, weight).loglik

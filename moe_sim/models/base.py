@@ -71,6 +71,10 @@ class Model(ABC):
         """Masses divided among so many atoms each; masses are log-weights unless overridden."""
         return mass - np.log(among)
 
+    def log_shares(self, params, x) -> Any:
+        """Logarithms of what each atom counts for at one x, (L,), up to a common constant: its gate, or its mass."""
+        return self.measure(params).log_weight
+
     def split(self, params: Parameters, atom: int, step: float) -> Parameters | None:
         """Parameters with ``atom`` split in two, ``step`` apart, that give the very same function; or None.
 
@@ -112,13 +116,19 @@ class MixtureModel(Model):
         """Parameters to start from: tau (K, n) adds up to 1 over K (0 on padding), x (n, d), y (n, outputs)."""
         raise NotImplementedError
 
-    def log_gates(self, params, x):
-        """Log gating probabilities of one x, (K + N,), frozen experts last; joint models: log w_k p(x | k)."""
+    def _logits(self, params, x):
         form, c = self.form(self._atoms(params)), self.coefficients(params)
         features = jnp.stack([jnp.prod(x ** jnp.asarray(m)) for m in form.gate_features])
         logit = c.gate @ features
-        if form.pinned:
-            logit = jnp.append(logit, 0.0)
+        return jnp.append(logit, 0.0) if form.pinned else logit
+
+    def log_shares(self, params, x):
+        joint = self.form(self._atoms(params)).joint
+        return super().log_shares(params, x) if joint else self._logits(params, x)
+
+    def log_gates(self, params, x):
+        """Log gating probabilities of one x, (K + N,), frozen experts last; joint models: log w_k p(x | k)."""
+        form, logit = self.form(self._atoms(params)), self._logits(params, x)
         if form.frozen is not None:
             logit = jnp.append(logit, form.frozen[1](x))
         return logit if form.joint else jax.nn.log_softmax(logit)

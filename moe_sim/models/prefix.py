@@ -123,10 +123,12 @@ class PrefixModel(RegressionModel):
         act = ACTIVATIONS[self.activation]
         return act(prefix @ W1.T), act(prefix @ W2.T)
 
+    def log_shares(self, params, x):
+        return self.key_value(params)[0] @ (self.key_projection.T @ x) + params["bias"]
+
     def mean(self, params, x):
-        key, value = self.key_value(params)
-        logit = key @ (self.key_projection.T @ x) + params["bias"]
-        output = value @ self.value_projection.T
+        logit = self.log_shares(params, x)
+        output = self.key_value(params)[1] @ self.value_projection.T
         if self.frozen.count:
             logit = jnp.concatenate([self.frozen.logits(x), logit])
             output = jnp.concatenate([self.frozen.outputs(x), output])

@@ -1,0 +1,150 @@
+"""Least residual on a level set of a loss: minimise ||r(theta)|| subject to L(theta) = eps, theta in a box.
+
+The residual vector is factored, never its Gram matrix: where fitted atoms share a true one the residual falls like
+eps^4 or eps^6, and squares of that are below rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+NOTHING = 1e-13  # residual that is zero to rounding
+LEVEL = 1e-9  # relative error of the loss on a level set
+_WINDOW = 12  # iterations over which progress is judged
+_GAIN = 1e-2  # part of the residual that a window must gain to go on
+_LANDINGS = 8  # trials a step has to end on the level set
+
+
+class Point(NamedTuple):
+    """theta (P,), the loss there, omega = ||r|| there (infinite where the level was not reached), iterations."""
+
+    theta: jax.Array
+    loss: jax.Array
+    omega: jax.Array
+    iterations: jax.Array
+
+
+class _State(NamedTuple):
+    theta: jax.Array
+    r: jax.Array
+    jacobian: jax.Array
+    c: jax.Array  # log(L / eps)
+    g: jax.Array  # its gradient
+    damping: jax.Array
+    mark: jax.Array  # residual at the start of the window
+    iterations: jax.Array
+    done: jax.Array
+
+
+class _Linear(NamedTuple):
+    """The problem at a point, columns of the Jacobian scaled to length 1: Q'r, R, Q, gradient, scale, free ones."""
+
+    rest: jax.Array
+    factor: jax.Array
+    q: jax.Array
+    h: jax.Array
+    scale: jax.Array
+    free: jax.Array
+
+    def step(self, rest, c, h, damping):
+        """The d that makes ||rest + R d||^2 + damping ||d||^2 least with h . d = -c."""
+        h = jnp.where(self.free, h, 0.0)
+        along = h / (h @ h)
+        u, s, vt = jnp.linalg.svd(self.factor - jnp.outer(self.factor @ along, h))
+        inverse = jnp.where(s > 1e-14 * s[0], s / (s**2 + damping * s[0] ** 2 + 1e-300), 0.0)
+        first = -c * along
+        return first - vt.T @ (inverse * (u.T @ (rest + self.factor @ first)))
+
+
+def least_on_level(
+    residuals: Callable, jacobian: Callable, loss: Callable, centre, offset, eps, lower, upper, iterations=100
+) -> Point:
+    """The ``Point`` found from centre + s offset, s such that it lies on the level set. Pure JAX.
+
+    residuals(theta) (M,), jacobian(theta) (M, P), loss(theta) a positive scalar; centre, offset, lower, upper (P,).
+    Levenberg-Marquardt steps on the linearised level set (Nocedal and Wright 2006, chapter 18), with the second order
+    correction of Transtrum and Sethna (2012, arXiv 1201.5885), since the valleys of mixtures are narrow and curved.
+    """
+
+    def level(theta):
+        """log(L / eps) and its gradient."""
+        value = lambda t: (jnp.log(loss(t) / eps),) * 2  # noqa: E731
+        return jax.jacfwd(value, has_aux=True)(theta)[::-1]
+
+    def linear(s: _State) -> _Linear:
+        scale = jnp.linalg.norm(s.jacobian, axis=0)
+        scale = jnp.maximum(scale, 1e-8 * jnp.max(scale))
+        pull, h = (s.r @ s.jacobian) / scale, s.g / scale
+        slope = pull - (pull @ h / (h @ h)) * h
+        held = ((s.theta <= lower) & (slope > 0)) | ((s.theta >= upper) & (slope < 0))
+        q, factor = jnp.linalg.qr(jnp.where(held, 0.0, s.jacobian / scale))
+        return _Linear(q.T @ s.r, factor, q, h, scale, ~held)
+
+    def land(s: _State, at: _Linear, d, bend):
+        """theta, c and its gradient after the step d + bend, made anew for the level set where it ends.
+
+        Losses have edges (a mass or an offset that changes sign), beyond which the level set goes another way. No least
+        residual lies on an edge, since the loss grows on both sides of it.
+        """
+
+        def end(d):
+            theta = jnp.clip(s.theta + (d + bend) / at.scale, lower, upper)
+            return theta, *level(theta)
+
+        def again(carry):
+            (theta, c, g), k = carry
+            ahead = c - g @ (theta - s.theta - bend / at.scale)
+            return end(at.step(at.rest, ahead, g / at.scale, s.damping)), k + 1
+
+        off = lambda v: (jnp.abs(v[0][1]) > LEVEL) & (jnp.abs(v[0][1]) < 2.0) & (v[1] < _LANDINGS)  # noqa: E731
+        return jax.lax.while_loop(off, again, (end(d), 0))[0]
+
+    def advance(s: _State) -> _State:
+        at = linear(s)
+        d = at.step(at.rest, s.c, at.h, s.damping)
+        along = lambda t: jax.jvp(residuals, (t,), (d / at.scale,))[1]  # noqa: E731
+        curve = 0.5 * jax.jvp(along, (s.theta,), (d / at.scale,))[1]
+        bend = at.step(at.q.T @ curve, 0.0, at.h, s.damping)
+        bend = jnp.where(jnp.linalg.norm(bend) <= 0.75 * jnp.linalg.norm(d), bend, 0.0)
+        theta, c, g = land(s, at, d, bend)
+        r = residuals(theta)
+        good = (jnp.abs(c) <= LEVEL) & (r @ r < s.r @ s.r)
+        new = s._replace(theta=theta, r=r, c=c, g=g, damping=jnp.maximum(s.damping / 5, 1e-30))
+        new = jax.lax.cond(
+            good, lambda: new._replace(jacobian=jacobian(theta)), lambda: s._replace(damping=4 * s.damping)
+        )
+        size = jnp.linalg.norm(new.r)
+        count = s.iterations + 1
+        due = count % _WINDOW == 0
+        done = (due & (size > (1 - _GAIN) * s.mark)) | (size < NOTHING) | (new.damping > 1e8)
+        return new._replace(iterations=count, done=done, mark=jnp.where(due, size, s.mark))
+
+    theta = on_level(loss, centre, offset, eps, lower, upper)
+    c, g = level(theta)
+    state = _State(
+        theta, residuals(theta), jacobian(theta), c, g,
+        damping=jnp.array(1e-3), mark=jnp.array(jnp.inf), iterations=jnp.array(0), done=~jnp.isfinite(c),
+    )  # fmt: skip
+    s = jax.lax.while_loop(lambda s: ~s.done & (s.iterations < iterations), advance, state)
+    omega = jnp.where(jnp.abs(s.c) <= 1e-6, jnp.linalg.norm(s.r), jnp.inf)
+    return Point(s.theta, eps * jnp.exp(s.c), omega, s.iterations)
+
+
+def on_level(loss: Callable, centre, offset, eps, lower, upper):
+    """The point centre + s offset of the box where the loss is eps, s by bisection; the nearest to it where none is."""
+
+    def at(log_s):
+        return jnp.clip(centre + jnp.exp(log_s) * offset, lower, upper)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        below = loss(at(middle)) < eps
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 40, halve, (jnp.array(-25.0), jnp.array(8.0)))
+    return at(0.5 * (low + high))
