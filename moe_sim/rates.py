@@ -235,7 +235,7 @@ def _combine(claim, main, near, imputations, evidence, sizes) -> tuple[str, str]
         if evidence and evidence["separated"]:
             return "supported", (
                 f"two measures of the parameter set lie {evidence['loss']:.3g} apart in this loss and give functions "
-                f"{evidence['function_distance']:.1e} apart: no estimator tells them apart at any n"
+                f"{evidence['function_distance']:.1e} apart: no estimator tells them apart at any n{_risk(evidence)}"
             )
         return "undecided", "no pair of measures with the same function was found, and a slope proves no lower bound"
     if main.slope is None or near.slope is None:
@@ -260,6 +260,13 @@ def _combine(claim, main, near, imputations, evidence, sizes) -> tuple[str, str]
             reason += ": raise fit.starts or fit.budget until fewer are"
         return "undecided", reason
     return "supported", "holds for the mean loss, the worst near-minimiser and both imputations"
+
+
+def _risk(evidence: dict[str, Any]) -> str:
+    """What that costs, in words, if a bound is known."""
+    risk, assumption = evidence.get("risk"), evidence.get("assumption")
+    bound = "" if risk is None else f", and its risk for one of them is at least {risk:.3g} at every n"
+    return bound + ("" if assumption is None else f" (where {assumption})")
 
 
 def _tail(reading: _Reading) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ import pandas as pd
 from moe_sim.controls import CONTROLS, control, names
 from moe_sim.fitting import CERTIFICATES, Fits, Fitter, loss_function
 from moe_sim.lanes import LaneFunction, compile_together
+from moe_sim.models.base import Parameters
 from moe_sim.sampling import exact_samples, streamed_samples, streamer
 from moe_sim.solvers.solution import Status
 from moe_sim.store import RunFolder
-from moe_sim.study import Study
+from moe_sim.study import Problem, Study
+from moe_sim.theory.least_favourable import least_favourable
 from moe_sim.theory.two_point import two_point
 
 CHUNK = 100  # replicates a chunk
@@ -60,25 +62,31 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     folder = RunFolder(out) if out is not None else None
     if folder is not None:
         folder.create(study.to_toml(), study.tables, study.digest, problem.seed)
-    fitter = Fitter(problem.model, problem.truth, problem.options)
-    losses = loss_function(problem.model, problem.truth, problem.law, problem.losses, fitter.unflatten)
+    given = _machine(problem, problem.truth)
     lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]
-    evidence = two_point(
-        problem.model, problem.truth, problem.law, problem.options, lower, fitter.flatten, fitter.unflatten
+    evidence: dict[str, Any] = two_point(
+        problem.model, problem.truth, problem.law, problem.options, lower, given.fitter.flatten, given.fitter.unflatten
     )  # fmt: skip
-    if folder is not None:
-        folder.write_evidence(evidence)
-    draw = streamer(problem.model, problem.truth, problem.law)
     todo = [
         (n, index) for n in problem.sizes for index in _missing(problem.replicates, folder.kept(n) if folder else ())
     ]
-    if todo:
-        samples = _samples(study, draw, *todo[0])
-        compile_together([*fitter.jobs(samples), (losses, None, np.asarray(fitter.lower)[None])])
+    moving = {}
+    if problem.least_favourable is not None:
+        parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
+        moving = least_favourable(*parts, problem.sizes)
+        told = {f"{n:g}": {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in moving.items()}
+        evidence["least-favourable"] = told
+    if folder is not None:
+        folder.write_evidence(evidence)
+    machine, ready = given, 0
     frames = []
     good: dict[int, list[bool]] = {}
     for n, index in todo:
-        frame = _chunk(study, fitter, losses, draw, n, index)
+        if n != ready and (moving or not ready):
+            machine, ready = (_machine(problem, moving[n]) if moving else given), n
+            jobs = machine.fitter.jobs(_samples(study, machine, n, index))
+            compile_together([*jobs, (machine.losses, None, np.asarray(machine.fitter.lower)[None])])
+        frame = _chunk(study, machine, n, index)
         if folder is not None:
             folder.write_chunk(n, int(index[0]), frame)
         frames.append(frame)
@@ -90,6 +98,21 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     if folder is not None:
         return load_results(folder.path)
     return Results(study, pd.concat(frames, ignore_index=True), evidence)
+
+
+class _Machine(NamedTuple):
+    """What is compiled for one truth."""
+
+    truth: Parameters
+    fitter: Fitter
+    losses: LaneFunction
+    draw: Callable
+
+
+def _machine(problem: Problem, truth: Parameters) -> _Machine:
+    fitter = Fitter(problem.model, truth, problem.options)
+    losses = loss_function(problem.model, truth, problem.law, problem.losses, fitter.unflatten)
+    return _Machine(truth, fitter, losses, streamer(problem.model, truth, problem.law))
 
 
 def run_controls(results: Results, progress: Callable[[Progress], None] | None = None) -> Results:
@@ -123,24 +146,25 @@ def _missing(replicates: int, kept) -> list[np.ndarray]:
     return [run[first : first + CHUNK] for run in runs for first in range(0, len(run), CHUNK)]
 
 
-def _samples(study: Study, draw: Callable, n: int, index: np.ndarray):
+def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
     """Samples of these replicates, padded to CHUNK by copies that are never fitted: one shape, one compilation.
 
     They do not depend on ``[fit]``, so all start rules and estimators meet the same samples.
     """
     p, seeds = study.problem, _seeds(study, n, index, "model", "truth", "law")
     if p.mode == "exact":
-        samples = exact_samples(p.model, p.truth, p.law, n, seeds)
+        samples = exact_samples(p.model, machine.truth, p.law, n, seeds)
     else:
-        samples = streamed_samples(n, seeds, draw)
+        samples = streamed_samples(n, seeds, machine.draw)
     fill = np.minimum(np.arange(CHUNK), len(index) - 1)
     return jax.tree.map(lambda leaf: leaf[fill], samples)
 
 
-def _chunk(study: Study, fitter: Fitter, losses: LaneFunction, draw: Callable, n: int, index: np.ndarray):
+def _chunk(study: Study, machine: _Machine, n: int, index: np.ndarray):
     """A data frame with one row a replicate."""
     seeds = _seeds(study, n, index, "model", "truth", "law", "fit")
-    fits = fitter.fit(_samples(study, draw, n, index), seeds, n)
+    fitter, losses = machine.fitter, machine.losses
+    fits = fitter.fit(_samples(study, machine, n, index), seeds, n)
     columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
     columns |= {f"loss:{name}": value for name, value in losses(None, fits.theta).items()}
     counts = np.array([len(near) for near in fits.near])

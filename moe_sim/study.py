@@ -37,7 +37,7 @@ FIT_KEYS = {
     "atoms", "estimator", "start", "starts", "budget", "bound", "bias_bound", "max_iterations", "spread",
     "optimizer", "learning_rate", "tolerance", "spread_exponent",
 }  # fmt: skip
-SAMPLE_KEYS = {"mode", "sizes", "replicates", "seed"}
+SAMPLE_KEYS = {"mode", "sizes", "replicates", "seed", "truth"}
 CLAIM_KEYS = {"loss", "kind", "exponent", "log_power", "window", "margin"}
 
 
@@ -54,6 +54,7 @@ class Problem:
     sizes: list[int]
     replicates: int
     seed: int
+    least_favourable: Loss | None  # the loss along whose least favourable measures the truth goes, None for the given
 
 
 class Study:
@@ -203,10 +204,19 @@ def _build(tables: dict[str, Any]) -> Problem:
     names += [
         c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c and c["loss"] not in names
     ]
+    losses = [parse_loss(name, model.exponents, model.gauge) for name in names]
+    moving = one_of("sample.truth", sample.get("truth", "given"), ("given", "least-favourable")) != "given"
+    asked = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and c.get("loss") != "function"]
+    if moving and not asked:
+        raise InputError(
+            "sample.truth = 'least-favourable' is about the loss of the first claim, and there is none but on the "
+            "function: add a [[claim]], as on voronoi"
+        )
     return Problem(
-        model, truth, law, options, [parse_loss(name, model.exponents, model.gauge) for name in names], mode,
+        model, truth, law, options, losses, mode,
         _sizes(sample), whole("sample.replicates", _need("sample", sample, "replicates"), 2, 10**7),
         whole("sample.seed", sample.get("seed", 0), 0, 2**63 - 1),
+        next(loss for loss in losses if loss.name == asked[0]) if moving else None,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ class Model(ABC):
     gauge: what leaves the function as it is: None, or the name of the block that may be translated along
         with the log-weights (``""``: the log-weights alone).
     mass: the name of the parameter that holds the masses of the atoms, one a row.
+    symmetric: names of parameters that are symmetric matrices.
     bounds: the default bounds of a study, of parameters and of log-weights.
     """
 
@@ -34,6 +35,7 @@ class Model(ABC):
     exponents: dict[str, tuple[float, ...]]
     gauge: str | None = None
     mass: str = "bias"
+    symmetric: tuple[str, ...] = ()
     bounds: tuple[float, float] = (6.0, 3.0)
 
     @abstractmethod

@@ -32,6 +32,7 @@ class GaussianGated(LinearExperts):
     """
 
     mass = "weight"
+    symmetric = ("covariance",)
     variances = ("log_variance", "log_scale")
 
     def __init__(

@@ -247,21 +247,22 @@ class _Branch:
 
 def modulus(
     model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss],
-    progress: Callable[[str, float, float], None] | None = None,
+    progress: Callable[[str, float, float], None] | None = None, eps: np.ndarray | None = None,
 ) -> list[Modulus]:  # fmt: skip
     """The ``Modulus`` of each loss, eps falling until rounding tells; ``progress(loss, eps, omega)`` after each.
 
-    The loss ``function`` is its own modulus. A loss that no neighbour of the truth reaches has empty arrays.
+    eps: falling values in place of those of ``grid``. The loss ``function`` is its own modulus. A loss that no
+    neighbour of the truth reaches has empty arrays.
     """
     searched = [loss for loss in losses if loss.kind != "function"]
     search = Search(model, truth, law, options, searched) if searched else None
     found = []
     for loss in losses:
-        eps = grid(loss, options.atoms - len(truth[model.mass]) + 1)
+        every = grid(loss, options.atoms - len(truth[model.mass]) + 1) if eps is None else eps
         if search is None or loss.kind == "function":
-            found.append(Modulus(loss.name, eps, eps, [], [], []))
+            found.append(Modulus(loss.name, every, every, [], [], []))
         else:
-            found.append(_one(search, searched.index(loss), eps, progress))
+            found.append(_one(search, searched.index(loss), every, progress))
     return found
 
 

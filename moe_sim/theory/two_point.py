@@ -14,9 +14,11 @@ from moe_sim.fitting import FitOptions, loss_function
 from moe_sim.laws import Law
 from moe_sim.losses import Loss
 from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.minimax import least_risk
+from moe_sim.theory.modulus import SAME, modulus
 
 APART = 1e-6  # loss below which two measures are the same to rounding
-SAME = 1e-12  # L2 distance below which two functions are the same to rounding
+UP_TO = 1e15  # observations that a pair's lower bound is stated for: no study has more
 
 
 def two_point(
@@ -24,13 +26,16 @@ def two_point(
 ):
     """``{loss name: evidence}`` for each loss, from the widest degenerate split that the parameter box allows.
 
-    Evidence: the pair's loss, its L2 distance, the split (atom, step) and whether they are ``separated`` (the
-    same function to ``SAME``, inside the box, the loss at least ``APART``). Empty where the model offers no such split,
-    or where no spare atom is fitted.
+    Evidence: the pair's loss, its L2 distance, the split (atom, step), whether they are ``separated`` (the same
+    function to ``SAME``, inside the box, the loss at least ``APART``), and ``risk``: what the worse of the two costs
+    every estimator at every n (None where no bound is known: ``minimax.least_risk``). A model that has no ``split`` is
+    searched for such pairs (``modulus``). Empty where there are none, or where no spare atom is fitted.
     """
     true_atoms = len(truth[model.mass])
-    if options.atoms <= true_atoms:
+    if options.atoms <= true_atoms or not losses:
         return {}
+    if type(model).split is Model.split:
+        return _searched(model, truth, law, options, losses)
     lower, upper = model.box(options.atoms, options.bound, options.bias_bound)
     pairs = []
     for atom in range(true_atoms):
@@ -53,9 +58,25 @@ def two_point(
             continue  # no such cell in any of the pairs
         k = int(np.nanargmax(measured[loss.name]))
         distance, apart = float(measured["function"][k]), float(measured[loss.name][k])
-        found_evidence[loss.name] = {
-            "loss": apart, "function_distance": distance, "atom": pairs[k][0], "step": pairs[k][1],
-            "separated": bool(distance <= SAME and apart >= APART),
-            "assumption": f"the parameter set holds every fit with |coordinate| <= {options.bound:g}",
-        }  # fmt: skip
+        found_evidence[loss.name] = _evidence(
+            model, truth, options, loss, unflatten(pairs[k][2]), apart, distance, atom=pairs[k][0], step=pairs[k][1]
+        )
     return found_evidence
+
+
+def _searched(model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]):
+    """Evidence from the modulus, where that is zero: the pair at the largest eps."""
+    return {
+        loss.name: _evidence(model, truth, options, loss, m.measures[0], float(m.eps[0]), float(m.omega[0]))
+        for loss, m in zip(losses, modulus(model, truth, law, options, losses), strict=True)
+        if m.degenerate
+    }
+
+
+def _evidence(model, truth, options, loss, params, apart: float, distance: float, **split) -> dict[str, Any]:
+    risk = least_risk(model, truth, loss, [params], [distance], [UP_TO])
+    return {
+        "loss": apart, "function_distance": distance, **split, "risk": None if risk is None else risk[0],
+        "separated": bool(distance <= SAME and apart >= APART),
+        "assumption": f"the parameter set holds every fit with |coordinate| <= {options.bound:g}",
+    }  # fmt: skip

@@ -1,0 +1,288 @@
+"""Identifiability from numbers alone: which directions the data cannot see, and which derivatives depend on others.
+
+Tangent: the Jacobian of f_G (of sqrt p_G for densities) at the truth, and where spare atoms sit on true ones. Its null
+directions are what first order cannot see; a null direction along which the second order vanishes too, up to first
+order ones, is *flat*: there a spare atom costs less than any square.
+
+Strong identifiability: linear independence of psi, dpsi and d2psi, where psi_eta = d/dm f_{G* + m delta_eta} at m = 0
+is what an atom at eta adds. A linear dependence is an equation between derivatives, such as d2F/db2 = 2 dF/dnu for
+linear Gaussian experts (arXiv 2305.03288, section 3): a spare atom then hides a second moment behind a first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import minimize
+
+from moe_sim.fitting import FitOptions, Fitter
+from moe_sim.laws import Law
+from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.influence import atom_names, influences
+from moe_sim.theory.modulus import SAME, assignments, residuals_near
+
+RANK = 1e-8  # relative singular value, or residual of a column of length 1, below which there is dependence
+_ZERO = 1e-6  # coefficient, in units of columns of length 1, that is not printed
+_FLAT = 1e-7  # second order, relative to its usual size, that counts as none
+_STARTS = 20
+
+
+@dataclass(frozen=True)
+class Tangent:
+    """cells: fitted atoms on each true atom. parameters, rank; kept, dropped: relative singular values about the gap.
+
+    null: what the data do not see at first order, as combinations of free coordinates; ``trivial`` is how many of these
+    only share mass out anew or translate gates: the measure is the same. curvature: the least second order effect of
+    the others, relative to the usual one (None where there are no others). flat: directions along which the function
+    does not change at all, however far.
+    """
+
+    cells: list[int]
+    parameters: int
+    rank: int
+    kept: float
+    dropped: float
+    null: list[str]
+    trivial: int
+    curvature: float | None
+    flat: list[str]
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """tangents: at the truth, and at all ways of putting ``atoms`` atoms on it. functions, rank: of the derivatives up
+    to second order; kept, dropped: relative residuals about the gap. equations: dependences, F short for psi."""
+
+    tangents: list[Tangent]
+    functions: int
+    rank: int
+    kept: float
+    dropped: float
+    equations: list[str]
+
+    @property
+    def strong(self) -> bool:
+        """Whether the model is strongly identifiable to second order at this truth."""
+        return not self.equations
+
+    def to_json(self) -> dict[str, Any]:
+        strong = {k: v for k, v in asdict(self).items() if k != "tangents"}
+        return {"tangents": [asdict(t) for t in self.tangents], "strong": {"identifiable": self.strong, **strong}}
+
+
+def check_model(model: Model, truth: Parameters, law: Law | None, options: FitOptions) -> ModelCheck:
+    """The check of a model at a truth; ``options`` says how many atoms are fitted, and the box."""
+    true_atoms = len(truth[model.mass])
+    ways = [(1,) * true_atoms]
+    if options.atoms > true_atoms:
+        ways += list(assignments(options.atoms, true_atoms))
+    tangents = [tangent(model, truth, law, replace(options, atoms=sum(way)), way) for way in ways]
+    return ModelCheck(tangents, *dependences(model, truth, law))
+
+
+def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOptions, cells: tuple[int, ...]) -> Tangent:
+    """First and second order at the cover of the truth with so many atoms on each true one."""
+    fitter = Fitter(model, truth, options)
+    owner = np.repeat(np.arange(len(cells)), cells)
+    centre = jnp.asarray(fitter.cover(tuple(owner.tolist())))
+    value, jacobian = residuals_near(model, truth, law, fitter.unflatten, options.atoms)
+    J = np.asarray(jax.jit(jacobian)(centre))
+    length = np.maximum(np.linalg.norm(J, axis=0), 1e-300)
+    _, singular, rows = np.linalg.svd(np.linalg.qr(J / length, mode="r"))
+    singular = singular / singular[0]
+    rank = int(np.sum(singular > RANK))
+    null = rows[rank:] / length  # (k, P)
+    same = null @ _same_measure(model, fitter, centre, owner).T if len(null) else np.zeros((0, 0))
+    moving = null
+    trivial = 0
+    if len(null):
+        u, s, _ = np.linalg.svd(same)
+        trivial = len(null) - int(np.sum(s > RANK * max(s.max(initial=0.0), 1e-300)))
+        moving = u[:, : len(null) - trivial].T @ null
+    names = _coordinates(fitter)
+    lines = _echelon(null)
+    flat = [line for line in _echelon(moving) if _straight(value, centre, line, fitter)]
+    dropped = float(singular[rank]) if rank < len(singular) else 0.0
+    return Tangent(
+        list(cells), len(centre), rank, float(singular[rank - 1]), dropped,
+        [_combination(line, names) for line in lines], trivial, _curvature(value, J, centre, moving),
+        [_combination(line, names) for line in flat],
+    )  # fmt: skip
+
+
+def _same_measure(model: Model, fitter: Fitter, centre, owner: np.ndarray) -> np.ndarray:
+    """How the measure moves with the coordinates, (., P), translations of gates and exchange of mass left out."""
+
+    def moved(theta):
+        measure = model.measure(fitter.unflatten(theta))
+        mass = jnp.log(jax.ops.segment_sum(measure.weight, jnp.asarray(owner), int(owner.max()) + 1))
+        blocks = dict(measure.blocks)
+        if model.gauge is not None:
+            mass = mass - jnp.mean(mass)
+            if model.gauge:
+                blocks[model.gauge] = blocks[model.gauge] - jnp.mean(blocks[model.gauge], axis=0)
+        return jnp.concatenate([mass, *(block.ravel() for block in blocks.values())])
+
+    return np.asarray(jax.jacfwd(moved)(centre))
+
+
+def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None:
+    """min over directions u of ||second derivative along u, tangents taken out||, relative to its usual size."""
+    k = len(moving)
+    if not k:
+        return None
+    basis = jnp.asarray(moving)
+    second = np.asarray(jax.jit(jax.jacfwd(jax.jacfwd(lambda a: value(centre + a @ basis))))(jnp.zeros(k)))
+    u, s, _ = np.linalg.svd(J / np.maximum(np.linalg.norm(J, axis=0), 1e-300), full_matrices=False)
+    tangents = u[:, s > RANK * s[0]]
+    second = second.reshape(len(J), -1)
+    factor = np.asarray(np.linalg.qr(second - tangents @ (tangents.T @ second), mode="r"))
+    second = factor.reshape(-1, k, k)
+
+    def size(a):
+        along = np.einsum("mij,i,j->m", second, a, a) / (a @ a)
+        return float(along @ along)
+
+    rng = np.random.default_rng(0)
+    starts = rng.normal(size=(_STARTS, k))
+    usual = np.median([size(a) for a in rng.normal(size=(200, k))])
+    if k == 1:
+        return 1.0 if usual > 0 else 0.0
+    best = min(minimize(size, a, method="BFGS", options={"gtol": 1e-16 * usual}).fun for a in starts)
+    return float(np.sqrt(max(best, 0.0) / usual)) if usual > 0 else 0.0
+
+
+def _straight(value, centre, line: np.ndarray, fitter: Fitter) -> bool:
+    """Whether the function stays the same along a straight line, as far as the box goes."""
+    lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
+    moves = np.abs(line) > 0
+    room = np.where(line > 0, upper - centre, centre - lower)[moves] / np.abs(line[moves])
+    steps = np.array([0.03, 0.3, 0.9]) * min(room.min(), 10.0)
+    return all(float(jnp.linalg.norm(value(centre + t * line))) < SAME for t in steps)
+
+
+def _coordinates(fitter: Fitter) -> list[str]:
+    """Names of the flat free coordinates: value[0,1] and so on."""
+    named = fitter.unflatten_free(jnp.arange(len(np.asarray(fitter.lower))))
+    found = {int(i): f"{name}[{','.join(map(str, w))}]" for name, v in named.items() for w, i in np.ndenumerate(v)}
+    return [found[i] for i in range(len(found))]
+
+
+def _echelon(rows: np.ndarray) -> np.ndarray:
+    """The same space with few coordinates in each row, the first of them 1: reduced row echelon form."""
+    rows = rows / np.maximum(np.max(np.abs(rows), axis=1, keepdims=True), 1e-300)
+    at = 0
+    for column in range(rows.shape[1]):
+        if at == len(rows):
+            break
+        pivot = at + int(np.argmax(np.abs(rows[at:, column])))
+        if abs(rows[pivot, column]) < 1e-6:
+            continue
+        rows[[at, pivot]] = rows[[pivot, at]]
+        rows[at] /= rows[at, column]
+        others = np.arange(len(rows)) != at
+        rows[others] -= rows[others, column][:, None] * rows[at]
+        at += 1
+    return np.where(np.abs(rows) < 1e-7, 0.0, rows)
+
+
+def _combination(coefficients: np.ndarray, names: list[str]) -> str:
+    """``value[0,0] - 0.5 value[2,0]``; 0 where there is nothing."""
+    text = ""
+    for c, name in zip(coefficients, names, strict=True):
+        if c == 0:
+            continue
+        number = "" if abs(abs(c) - 1) < 5e-5 else f"{abs(c):.4g} "
+        sign = ("-" if c < 0 else "") if not text else (" - " if c < 0 else " + ")
+        text += f"{sign}{number}{name}"
+    return text or "0"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A derivative of F at one true atom: the coordinates it is taken in, and its values at the nodes (N,)."""
+
+    atom: int
+    by: tuple[str, ...]
+    values: np.ndarray
+
+    @property
+    def name(self) -> str:
+        if len(self.by) == 2:
+            one, two = self.by
+            return f"d2F/d({one})2" if one == two else f"d2F/d({one})d({two})"
+        return f"dF/d({self.by[0]})" if self.by else "F"
+
+
+def dependences(model: Model, truth: Parameters, law: Law | None) -> tuple[int, int, float, float, list[str]]:
+    """Functions, rank, the relative residuals about the gap, and equations: fields of ``ModelCheck``."""
+    columns = sorted(_columns(model, truth, law), key=lambda c: len(c.by))
+    largest = max(float(np.linalg.norm(c.values)) for c in columns)
+    basis: list[int] = []
+    orthogonal = np.zeros((len(columns[0].values), 0))
+    kept, dropped = 1.0, 0.0
+    found: list[tuple[int, str]] = []
+    for k, column in enumerate(columns):
+        length = float(np.linalg.norm(column.values))
+        if length < 1e-12 * largest:
+            found.append((column.atom, f"{column.name} = 0"))
+            continue
+        unit = column.values / length
+        rest = unit - orthogonal @ (orthogonal.T @ unit)
+        rest = rest - orthogonal @ (orthogonal.T @ rest)
+        size = float(np.linalg.norm(rest))
+        if size > RANK:
+            kept = min(kept, size)
+            basis.append(k)
+            orthogonal = np.column_stack([orthogonal, rest / size])
+            continue
+        dropped = max(dropped, size)
+        found.append((column.atom, _equation(column, [columns[i] for i in basis])))
+    return len(columns), len(basis), kept, dropped, _gathered(found, len(truth[model.mass]))
+
+
+def _columns(model: Model, truth: Parameters, law: Law | None) -> Iterator[_Column]:
+    """psi and its derivatives up to second order at every true atom.
+
+    Where gates may be translated, those of the last atom in mass and gate alone are left out: by definition they are
+    sums of those of the others.
+    """
+    names, symmetric = atom_names(model, truth)
+    for j, (value, slope, curve) in enumerate(influences(model, truth, law)):
+        last = model.gauge is not None and j == len(truth[model.mass]) - 1
+        gate = [bool(last and model.gauge and name.startswith(model.gauge)) for name in names]
+        if not last:
+            yield _Column(j, (), value)
+        slope, curve = slope @ symmetric, symmetric.T @ curve @ symmetric
+        for a, name in enumerate(names):
+            if not gate[a]:
+                yield _Column(j, (name,), slope[:, a])
+        for a in range(len(names)):
+            for b in range(a, len(names)):
+                if not (gate[a] and gate[b]):
+                    yield _Column(j, (names[a], names[b]), curve[:, a, b])
+
+
+def _equation(column: _Column, basis: list[_Column]) -> str:
+    """The column as a combination of the basis; other atoms are named."""
+    matrix = np.stack([c.values for c in basis], axis=1)
+    lengths = np.linalg.norm(matrix, axis=0)
+    solved = np.linalg.lstsq(matrix / lengths, column.values, rcond=None)[0]
+    small = np.abs(solved) < _ZERO * np.linalg.norm(column.values)
+    solved = np.where(small, 0.0, solved / lengths)
+    names = [c.name if c.atom == column.atom else f"{c.name} of atom {c.atom}" for c in basis]
+    return f"{column.name} = {_combination(solved, names)}"
+
+
+def _gathered(found: list[tuple[int, str]], atoms: int) -> list[str]:
+    """Each equation once; with its atom unless all atoms have it."""
+    texts = list(dict.fromkeys(text for _, text in found))
+    owners = {text: [atom for atom, t in found if t == text] for text in texts}
+    return [
+        text if len(owners[text]) == atoms else f"{text}  (atom {', '.join(map(str, owners[text]))})" for text in texts
+    ]

@@ -1,0 +1,48 @@
+"""Least favourable measures: at each n the one farthest from the truth that n observations cannot tell from it.
+
+G_eps(n) of the modulus, with eps(n) such that the two laws of n observations are at most 1/2 apart in total variation:
+along such a sequence no estimator does better than the minimax rate (Tsybakov 2009, section 2.2). The risk of a real
+estimator along it is a study with ``sample.truth = "least-favourable"``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moe_sim.fitting import FitOptions
+from moe_sim.laws import Law
+from moe_sim.losses import Loss
+from moe_sim.models.base import Model, Parameters, RegressionModel
+from moe_sim.theory.modulus import Modulus, modulus
+
+
+def least_favourable(
+    model: Model, truth: Parameters, law: Law | None, options: FitOptions, loss: Loss, sizes: list[int]
+) -> dict[int, Parameters]:
+    """The parameters of G_eps(n), with ``options.atoms`` atoms, for each size.
+
+    Where the modulus is degenerate no n tells any of them from the truth: the one at the largest eps, for all sizes.
+    """
+    curve = modulus(model, truth, law, options, [loss])[0]
+    if curve.degenerate:
+        return {n: curve.measures[0] for n in sizes}
+    eps = {n: eps_at(curve, undetectable(model, n)) for n in sizes}
+    grid = np.array(sorted(set(eps.values()), reverse=True))
+    found = modulus(model, truth, law, options, [loss], eps=grid)[0]
+    return {n: found.measures[int(np.argmin(np.abs(found.eps - eps[n])))] for n in sizes}
+
+
+def undetectable(model: Model, n: float) -> float:
+    """The distance of functions (or Hellinger distance) at which the bound of ``total_variation`` is 1/2."""
+    if isinstance(model, RegressionModel):
+        return float(model.noise / np.sqrt(n))
+    return float(np.sqrt(-np.expm1(np.log(0.75) / (2 * n))))
+
+
+def eps_at(curve: Modulus, distance: float) -> float:
+    """eps with omega(eps) = distance, on the line through neighbours in logarithms; at most the largest eps."""
+    x, y = np.log(np.maximum.accumulate(curve.omega[::-1])), np.log(curve.eps[::-1])
+    if np.log(distance) < x[0]:
+        slope = (y[1] - y[0]) / max(x[1] - x[0], 1e-12)
+        return float(np.exp(y[0] + slope * (np.log(distance) - x[0])))
+    return float(np.exp(np.interp(np.log(distance), x, y)))
