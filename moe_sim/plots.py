@@ -106,6 +106,7 @@ def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4
     n = np.geomspace(data["n"].iloc[0], data["n"].iloc[-1], 50)
     line = lift * np.exp(shape(n) + np.min(np.log(data["value"]) - shape(data["n"])))
     axes.plot(n, line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
+    axes.update_datalim([(n[18], line[18] / 2.2)])  # room for the formula, which hangs below a line that hardly falls
     axes.annotate(
         _power(exponent, log_power), (n[18], line[18]), xytext=(-3, -3), textcoords="offset points", color="0.2",
         ha="right", va="top", fontsize=8,

@@ -201,12 +201,11 @@ def _build(tables: dict[str, Any]) -> Problem:
             "raise law.points or lower fit.atoms"
         )
     names = standard_losses(model.exponents)
-    names += [
-        c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c and c["loss"] not in names
-    ]
+    claimed = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c]
+    names += [name for name in claimed if name not in names]
     losses = [parse_loss(name, model.exponents, model.gauge) for name in names]
     moving = one_of("sample.truth", sample.get("truth", "given"), ("given", "least-favourable")) != "given"
-    asked = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and c.get("loss") != "function"]
+    asked = [name for name in claimed if name != "function"]
     if moving and not asked:
         raise InputError(
             "sample.truth = 'least-favourable' is about the loss of the first claim, and there is none but on the "

@@ -46,7 +46,7 @@ def standardised(model: Model, truth: Parameters, law: Law | None) -> Standardis
 
 def places(model: Model, truth: Parameters) -> tuple[np.ndarray, Callable]:
     """eta (L, q), the parameters of the true atoms side by side, and the way back for one eta (q,)."""
-    rows = {name: jnp.asarray(truth[name]) for name in _own(model)}
+    rows = {name: jnp.asarray(truth[name]) for name in owned(model)}
     back = ravel_pytree({name: value[0] for name, value in rows.items()})[1]
     return np.asarray(jax.vmap(lambda row: ravel_pytree(row)[0])(rows)), back
 
@@ -93,7 +93,7 @@ def atom_names(model: Model, truth: Parameters) -> tuple[list[str], np.ndarray]:
     return names, np.stack(columns, axis=1)
 
 
-def _own(model: Model) -> list[str]:
+def owned(model: Model) -> list[str]:
     """Parameters with one row an atom, the mass left out."""
     one, two = model.shapes(1), model.shapes(2)
     return [name for name in one if one[name] != two[name] and name != model.mass]
