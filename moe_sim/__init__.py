@@ -16,6 +16,7 @@ from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.prefix import Frozen, PrefixModel
 from moe_sim.models.prefix_mixture import PrefixMixture
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
+from moe_sim.predict import check_model, constants, modulus
 from moe_sim.rates import Claim, Verdict, judge
 from moe_sim.run import Results, load_results, run, run_controls
 from moe_sim.sampling import draw
@@ -24,6 +25,7 @@ from moe_sim.study import Study, load_study, registry
 __all__ = [
     "Claim", "Estimate", "FitOptions", "Fits", "Fitter", "Frozen", "GaussianGated", "Grid", "InputError", "Law",
     "Linspace", "Loss", "MixingMeasure", "MixtureModel", "Model", "Normal", "PrefixMixture", "PrefixModel",
-    "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "draw", "evaluate",
-    "fit", "judge", "load_results", "load_study", "parse_loss", "registry", "run", "run_controls",
+    "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "check_model", "constants",
+    "draw", "evaluate",
+    "fit", "judge", "load_results", "load_study", "modulus", "parse_loss", "registry", "run", "run_controls",
 ]  # fmt: skip

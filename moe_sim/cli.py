@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 import moe_sim as ms
-from moe_sim.errors import InputError, number, one_of, whole
+from moe_sim import cli_theory, predict
+from moe_sim.console import COLOUR, RUNS, Json, claimed, err_console, fastest, out_console, parsed, slope_text
+from moe_sim.errors import InputError, one_of, whole
 from moe_sim.rates import finite
 from moe_sim.run import Progress
 
@@ -23,11 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Rates of mixtures of experts, checked.",
 )
-out_console = Console(width=None if sys.stdout.isatty() else 160)
-err_console = Console(stderr=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
-RUNS = Path("runs")
+app.add_typer(cli_theory.app)
 
 
 @app.command()
@@ -46,9 +43,9 @@ def run(
 ) -> None:
     """Run a study (or what its folder lacks of it) and print its verdicts."""
     found = ms.load_study(study).replace(
-        sizes=None if sizes is None else [_number("--sizes", part) for part in sizes.split(",")],
-        replicates=None if replicates is None else whole("--replicates", _number("--replicates", replicates), 2),
-        seed=None if seed is None else whole("--seed", _number("--seed", seed)),
+        sizes=None if sizes is None else [parsed("--sizes", part) for part in sizes.split(",")],
+        replicates=None if replicates is None else whole("--replicates", parsed("--replicates", replicates), 2),
+        seed=None if seed is None else whole("--seed", parsed("--seed", seed)),
         quick=quick,
     )
     if require is not None:
@@ -92,15 +89,19 @@ def plot(
 
 @app.command()
 def claims() -> None:
-    """The registry, with the verdicts of the last runs below runs/."""
-    table = Table("claim", "loss", "kind", "claimed", "last verdict")
+    """The registry, with the last verdicts below runs/: claimed, simulated, and what the modulus allows."""
+    table = Table("claim", "loss", "kind", "claimed", "simulated [95% interval]", "modulus", "last verdict")
     for name in ms.registry():
         study = ms.load_study(name)
         last = _last(RUNS / name)
+        moduli = {m.loss: m for m in predict.kept_moduli(RUNS / name)}
         for k, claim in enumerate(study.claims):
+            v = last[k] if k < len(last) else None
             table.add_row(
-                name if k == 0 else "", claim.loss, claim.kind, _claimed(claim), last[k] if k < len(last) else "not run"
-            )
+                name if k == 0 else "", claim.loss, claim.kind, claimed(claim),
+                slope_text(v.slope, v.interval) if v else "–", fastest(moduli.get(claim.loss)),
+                v.verdict if v else "not run",
+            )  # fmt: skip
     out_console.print(table)
 
 
@@ -110,15 +111,18 @@ def figures(
     out: Annotated[Path, typer.Option(help="Folder of the figures.")] = Path("figures"),
 ) -> None:
     """Run the registry (or what runs/ lacks of it), draw its figures, print its verdicts."""
-    from moe_sim import plots
+    from moe_sim import plots, theory_plots
 
     done: dict[str, Any] = {}
+    paths = []
     for name in names or ms.registry():
         study = ms.load_study(name)
         results = ms.run(study, RUNS / name, _report())
-        done[name] = (results, ms.judge(results))
-    paths = plots.write_figures(done, out)
-    out_console.print(_table([v for _, verdicts in done.values() for v in verdicts]))
+        done[name] = (results, ms.judge(results), predict.constants(study, RUNS / name))
+        moduli = predict.modulus(study, None, RUNS / name, cli_theory.report(name))
+        paths.append(theory_plots.write_modulus(study, moduli, out)[0])
+    paths += plots.write_figures(done, out)
+    out_console.print(_table([v for _, verdicts, _ in done.values() for v in verdicts]))
     for path in paths:
         out_console.print(path, highlight=False, soft_wrap=True)
 
@@ -158,8 +162,8 @@ def fit(
             columns = ", ".join(map(str, table.columns))
             raise InputError(f"{option} has {unknown[0] if unknown else 'no column'!r}: pass columns out of {columns}")
     found = ms.fit(
-        model, table[x_names], table[y_names], whole("--atoms", _number("--atoms", atoms), 1), estimator=estimator,
-        starts=whole("--starts", _number("--starts", starts), 1), seed=whole("--seed", _number("--seed", seed)),
+        model, table[x_names], table[y_names], whole("--atoms", parsed("--atoms", atoms), 1), estimator=estimator,
+        starts=whole("--starts", parsed("--starts", starts), 1), seed=whole("--seed", parsed("--seed", seed)),
     )  # fmt: skip
     _show(found, as_json)
     # Files come last: whatever becomes of them, the estimates have been printed.
@@ -222,9 +226,9 @@ def audit(
     shown = Table("model", "protocol", "loss", "slope", "without small sizes", "units below", "certified", "verdict")
     for row in found.to_dict("records"):
         shown.add_row(
-            row["panel"], row["protocol"], row["loss"], _slope(row["slope"], (row["low"], row["high"])),
+            row["panel"], row["protocol"], row["loss"], slope_text(row["slope"], (row["low"], row["high"])),
             f"{row['dropped_low']:.2f} to {row['dropped_high']:.2f}", f"{row['below']:.2f}",
-            row["certified"], f"[{_COLOUR[row['verdict']]}]{row['verdict']}[/]",
+            row["certified"], f"[{COLOUR[row['verdict']]}]{row['verdict']}[/]",
         )  # fmt: skip
     out_console.print(shown)
     for path in paths:
@@ -242,8 +246,8 @@ def calibrate(
     from moe_sim.calibrate import calibrate as rows_of
 
     rows = []
-    count = whole("--studies", _number("--studies", studies), 2)
-    for row in rows_of(count, whole("--seed", _number("--seed", seed))):
+    count = whole("--studies", parsed("--studies", studies), 2)
+    for row in rows_of(count, whole("--seed", parsed("--seed", seed))):
         rows.append(row)
         err_console.print(f"calibrated: {row['law']}", highlight=False)
     if as_json:
@@ -296,15 +300,6 @@ def main() -> None:
 def _fail(message: str) -> None:
     err_console.print(f"error: {' '.join(message.split())}", soft_wrap=True, markup=False, highlight=False)
     sys.exit(2)
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return number(name, float(text))
-    except ValueError as error:
-        raise (
-            error if isinstance(error, InputError) else InputError(f"{name} has {text!r}, which is not a number")
-        ) from None
 
 
 def _report():
@@ -388,32 +383,15 @@ def _table(verdicts: list[ms.Verdict]) -> Table:
     for v in verdicts:
         near = v.near_minimiser
         table.add_row(
-            v.claim if v.claim != previous else "", v.loss, _claimed(v), _slope(v.slope, v.interval),
-            _slope(near["slope"], near["interval"]), v.accounting, v.start, f"[{_COLOUR[v.verdict]}]{v.verdict}[/]",
+            v.claim if v.claim != previous else "", v.loss, claimed(v), slope_text(v.slope, v.interval),
+            slope_text(near["slope"], near["interval"]), v.accounting, v.start, f"[{COLOUR[v.verdict]}]{v.verdict}[/]",
         )  # fmt: skip
         previous = v.claim
     return table
 
 
-_COLOUR = {"supported": "green", "refuted": "red", "undecided": "yellow"}
-
-
-def _slope(slope, interval) -> str:
-    return "–" if slope is None else f"{slope:.3f} \\[{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-def _claimed(claim) -> str:
-    """``n^-0.5``, ``(log n / n)^0.5`` and so on."""
-    if claim.kind == "lower":
-        return "no polynomial rate"
-    if claim.log_power == claim.exponent:
-        return f"(log n / n)^{claim.exponent:g}"
-    logs = f"(log n)^{claim.log_power:g} " if claim.log_power else ""
-    return f"{logs}n^-{claim.exponent:g}"
-
-
-def _last(folder: Path) -> list[str]:
+def _last(folder: Path) -> list[ms.Verdict]:
     try:
-        return [v.verdict for v in ms.judge(ms.load_results(folder))]
+        return ms.judge(ms.load_results(folder))
     except InputError:
         return []

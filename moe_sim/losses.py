@@ -53,12 +53,17 @@ class Loss:
         return "rms" if self.kind == "atoms" else "mean"
 
 
-def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | None) -> Loss:
-    """The loss called ``name`` for a model with these block exponents and gauge. Raises ``InputError``."""
+def parse_loss(
+    name: str, exponents: dict[str, tuple[float, ...]], gauge: str | None, field: str = "claim.loss"
+) -> Loss:
+    """The loss called ``name`` for a model with these block exponents and gauge.
+
+    Raises ``InputError``, which calls what holds the name ``field``.
+    """
     table = tuple(exponents.items())
     if name == "voronoi:untranslated":
         if gauge is None:
-            raise InputError(f"claim.loss = {name!r}: this model has no translation to leave out, pass voronoi")
+            raise InputError(f"{field} = {name!r}: this model has no translation to leave out, pass voronoi")
         return Loss(name, "voronoi", table, table)
     power = re.fullmatch(r"voronoi:r=([0-9.]+)", str(name))
     if name == "voronoi":
@@ -68,22 +73,24 @@ def parse_loss(name: str, exponents: dict[str, tuple[float, ...]], gauge: str | 
             r = float(power[1])
         except ValueError:
             raise InputError(
-                f"claim.loss = {name!r}: r = {power[1]!r} is no number, pass for example voronoi:r=2"
+                f"{field} = {name!r}: r = {power[1]!r} is no number, pass for example voronoi:r=2"
             ) from None
         if r < 1:
-            raise InputError(f"claim.loss = {name!r}: the exponent r must be at least 1")
+            raise InputError(f"{field} = {name!r}: the exponent r must be at least 1")
         table = tuple((block, (r,)) for block in exponents)
         return Loss(name, "voronoi", table, table, gauge=gauge)
     if name in ("mass", "function"):
         return Loss(name, name, table, table, gauge=gauge)
     kind, *rest = str(name).split(":")
-    chosen = rest[:1] in (["single"], ["multi"], ["weighted"]) and rest[1:] in ([], *([b] for b in exponents))
-    if kind == "atoms" and chosen:
-        blocks = tuple((b, exponents[b]) for b in rest[1:]) or table
+    chosen = rest[1].split("+") if len(rest) == 2 else list(exponents)
+    known = rest[:1] in (["single"], ["multi"], ["weighted"]) and len(rest) <= 2 and set(chosen) <= set(exponents)
+    if kind == "atoms" and known:
+        blocks = tuple((b, exponents[b]) for b in chosen)
         return Loss(name, "atoms", blocks, table, rest[0], gauge)
     raise InputError(
-        f"claim.loss = {name!r} is not known: pass voronoi, voronoi:r=2, voronoi:untranslated, function, mass, "
-        f"atoms:single, atoms:multi, atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}"
+        f"{field} = {name!r} is not known: pass voronoi, voronoi:r=2, voronoi:untranslated, function, mass, "
+        f"atoms:single, atoms:multi, atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}, "
+        "or several joined by +"
     )
 
 

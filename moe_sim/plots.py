@@ -21,6 +21,7 @@ from moe_sim.models.base import MixtureModel
 from moe_sim.rates import Verdict
 from moe_sim.run import Results
 from moe_sim.slopes import LEVEL, summarise
+from moe_sim.theory.asymptotics import Constants
 
 STRUCTURES = {"shared-linear": "#0072B2", "shared-network": "#009E73", "independent": "#D55E00"}  # Okabe and Ito
 STYLE: Any = {
@@ -29,6 +30,7 @@ STYLE: Any = {
     "lines.markersize": 3.5, "svg.hashsalt": "moe_sim", "svg.fonttype": "path", "legend.frameon": False,
     "mathtext.fontset": "dejavusans",
 }  # fmt: skip
+_PREDICTED = "#CC79A7"
 _Z = ndtri((1 + LEVEL) / 2)
 _NAMES = {
     "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", 
@@ -179,8 +181,15 @@ def note(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(textwrap.wrap(text, int(figure.get_figwidth() * 21))), fontsize=6.5, color="0.3")
 
 
-def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
-    """One panel a claim: the loss, its worst near-minimiser, the claimed line and the verdict."""
+def predicted_curve(results: Results, loss: str, constants: Constants | None) -> pd.DataFrame:
+    """n, value, low, high of the predicted mean of a loss for large n, at the sizes of the run; empty if none is."""
+    found = {c.loss: c for c in constants.constants} if constants is not None else {}
+    values = [(n, found[loss].at(n)) for n in results.study.problem.sizes if loss in found]
+    return pd.DataFrame([(n, v, v, v) for n, v in values if v is not None], columns=["n", "value", "low", "high"])
+
+
+def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants | None = None) -> Figure:
+    """One panel a claim: the loss, its worst near-minimiser, the claimed line, the predicted line and the verdict."""
     if not verdicts:
         raise InputError("the study has no claims, so there is nothing to draw: add a [[claim]] table")
     colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
@@ -195,6 +204,8 @@ def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
             data = curve(results, v.loss)
             draw_curve(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")
             draw_curve(axes, data, colour)
+            predicted = predicted_curve(results, v.loss, constants)
+            axes.plot(predicted["n"], predicted["value"], color=_PREDICTED, linewidth=0.9)
             if v.exponent is not None:
                 _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
             slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
@@ -202,9 +213,10 @@ def plot_rates(results: Results, verdicts: list[Verdict]) -> Figure:
             mixture = isinstance(results.study.problem.model, MixtureModel)
             text = label("hellinger" if mixture and v.loss == "function" else v.loss)
             frame(axes, f"{claim}: {v.verdict}\n{slope}", text)
-        legend(
-            figure, [handle(colour, "best fit"), handle("0.45", "worst near-minimiser", "s", ":")], results.study.name
-        )
+        handles = [handle(colour, "best fit"), handle("0.45", "worst near-minimiser", "s", ":")]
+        if any(len(predicted_curve(results, v.loss, constants)) for v in verdicts):
+            handles.append(handle(_PREDICTED, "predicted for large $n$", ""))
+        legend(figure, handles, results.study.name)
         note(figure, caption(results))
     return figure
 
@@ -267,14 +279,17 @@ def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Fi
     return figure, pd.concat(parts, ignore_index=True)
 
 
-def write_figures(done: dict[str, tuple[Results, list[Verdict]]], out: str | Path) -> list[Path]:
+def write_figures(done: dict[str, tuple[Results, list[Verdict], Constants]], out: str | Path) -> list[Path]:
     """Figures of finished claims as SVG, PNG and CSV below ``out``; returns the SVG paths, the headline last."""
     paths = []
-    for name, (results, verdicts) in done.items():
-        numbers = [
-            curve(results, v.loss, of).assign(loss=v.loss, statistic=of) for v in verdicts for of in ("loss", "near")
-        ]
-        paths.append(write(out, name, plot_rates(results, verdicts), pd.concat(numbers, ignore_index=True))[0])
+    for name, (results, verdicts, constants) in done.items():
+        parts = []
+        for v in verdicts:
+            kinds = {of: curve(results, v.loss, of) for of in ("loss", "near")}
+            kinds["predicted"] = predicted_curve(results, v.loss, constants)
+            parts += [data.assign(loss=v.loss, statistic=of) for of, data in kinds.items() if len(data)]
+        numbers = pd.concat(parts, ignore_index=True)
+        paths.append(write(out, name, plot_rates(results, verdicts, constants), numbers)[0])
     over = {s: done[f"prefix-{s}-over"][0] for s in STRUCTURES if f"prefix-{s}-over" in done}
     pair: dict[str, Results] = {s: over[s] for s in ("shared-linear", "independent") if s in over}
     if len(pair) == 2:

@@ -77,7 +77,7 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
         told = {f"{n:g}": {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in moving.items()}
         evidence["least-favourable"] = told
     if folder is not None:
-        folder.write_evidence(evidence)
+        folder.write_json("evidence.json", evidence)
     machine, ready = given, 0
     frames = []
     good: dict[int, list[bool]] = {}

@@ -1,6 +1,7 @@
 """The run folder: chunks of replicates as Parquet, the study as TOML, provenance as JSON. Bytes and columns only.
 
     RUN/study.toml  provenance.json  evidence.json  chunks/n0000000000001000-r0000000-0000100-CHECKSUM.parquet
+    RUN/moduli.json  constants.json, where theory has been asked
     RUN/controls/NAME/, a run folder each, where controls have been run
 
 A chunk's name has its size, its first replicate and the one after its last, and the start of its
@@ -38,7 +39,7 @@ class RunFolder:
     def create(self, study_toml: str, tables: dict[str, Any], digest: str, seed: int) -> None:
         """Open the folder for this study, new or where it was left; refuse the folder of another study."""
         if (self.path / "study.toml").exists():
-            self._json("provenance.json")
+            self.read_json("provenance.json")
             field = _difference(_lasting(self._study()[1]), _lasting(tables))
             if field:
                 raise InputError(
@@ -50,7 +51,7 @@ class RunFolder:
         self._write("study.toml", lambda p: p.write_text(study_toml))
         if not (self.path / "provenance.json").exists():
             provenance = {"schema": SCHEMA, "digest": digest, "seed": seed, **platform_facts()}
-            self._write("provenance.json", lambda p: p.write_text(json.dumps(provenance, indent=1)))
+            self.write_json("provenance.json", provenance)
 
     def write_chunk(self, n: int, first: int, frame: pd.DataFrame) -> None:
         """Keep replicates first, first + 1, ... of size n."""
@@ -58,8 +59,9 @@ class RunFolder:
         name = f"n{n:016d}-r{first:07d}-{first + len(frame):07d}-{_checksum(content)}.parquet"
         self._write(f"chunks/{name}", lambda p: p.write_bytes(content))
 
-    def write_evidence(self, evidence: dict[str, Any]) -> None:
-        self._write("evidence.json", lambda p: p.write_text(json.dumps(evidence, indent=1)))
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Keep what else belongs to the study: evidence, moduli, constants."""
+        self._write(name, lambda p: p.write_text(json.dumps(content, indent=1)))
 
     def kept(self, n: int) -> set[int]:
         """Indices of the replicates of size n that are kept."""
@@ -75,7 +77,7 @@ class RunFolder:
             raise InputError(f"{self.path} has no results yet: run the study first")
         frame = pd.concat([self._frame(f) for f in files], ignore_index=True)
         frame = frame.sort_values(["n", "replicate"], ignore_index=True)
-        return text, frame, self._json("evidence.json")
+        return text, frame, self.read_json("evidence.json")
 
     def _study(self) -> tuple[str, dict[str, Any]]:
         """The study file, as text and as tables."""
@@ -97,7 +99,8 @@ class RunFolder:
             )
         return pd.read_parquet(io.BytesIO(content), engine="pyarrow")
 
-    def _json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What ``write_json`` kept under that name; empty where there is none."""
         try:
             return json.loads((self.path / name).read_text())
         except FileNotFoundError:

@@ -18,7 +18,8 @@ PACKAGE = ROOT / "moe_sim"
 ROOMS = [
     "errors", "measure", "mixture", "losses", "laws", "models", "passes", "sampling", "solvers", "lanes", "starts",
     "distances", "fitting", "theory", "slopes", "rates", "calibrate", "study", "controls", "store", "run",
-    "likelihood_ratio", "estimate", "bench", "audit", "plots", "check_plots", "cli",
+    "predict", "likelihood_ratio", "estimate", "bench", "audit", "plots", "check_plots", "theory_plots", "console",
+    "cli_theory", "cli",
 ]  # fmt: skip
 EXEMPT = {"__init__", "__main__", "_engine"}
 # A family of claims has one note of its name; its claims are named after it.
@@ -88,7 +89,8 @@ def test_a_claim_is_named_as_its_file():
 
 def test_every_claim_has_its_figures_and_every_figure_its_claim():
     figures = {path.name for path in (ROOT / "figures").iterdir() if path.name.startswith(tuple(FAMILIES))}
-    assert figures == {f"{name}{suffix}" for name in ms.registry() for suffix in (".svg", ".png", ".csv")}
+    drawn = [f"{name}{part}" for name in ms.registry() for part in ("", "-modulus")]
+    assert figures == {f"{name}{suffix}" for name in drawn for suffix in (".svg", ".png", ".csv")}
 
 
 def family(claim: str) -> str:
@@ -116,4 +118,4 @@ def test_notes_show_figures_that_exist():
         for name in re.findall(r"figures/([\w-]+\.(?:svg|png|csv))", path.read_text()):
             shown[name] += 1
             assert (ROOT / "figures" / name).is_file(), f"{path.name} shows {name}"
-    assert {f"{name}.svg" for name in ms.registry()} <= set(shown)
+    assert {f"{name}{part}.svg" for name in ms.registry() for part in ("", "-modulus")} <= set(shown)

@@ -85,6 +85,11 @@ class Constants:
         """The constant of the loss of this name."""
         return next(c for c in self.constants if c.loss == loss)
 
+    @staticmethod
+    def from_json(told: dict[str, Any]) -> Constants:
+        """The constants that ``to_json`` told of."""
+        return Constants(**told | {"constants": [Constant(**c) for c in told["constants"]]})
+
     def to_json(self) -> dict[str, Any]:
         return {
             "kind": self.kind, "parameters": self.parameters, "reason": self.reason, "ties": self.ties,

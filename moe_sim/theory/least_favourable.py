@@ -23,12 +23,12 @@ def least_favourable(
 
     Where the modulus is degenerate no n tells any of them from the truth: the one at the largest eps, for all sizes.
     """
-    curve = modulus(model, truth, law, options, [loss])[0]
+    curve = next(modulus(model, truth, law, options, [loss]))
     if curve.degenerate:
         return {n: curve.measures[0] for n in sizes}
     eps = {n: eps_at(curve, undetectable(model, n)) for n in sizes}
     grid = np.array(sorted(set(eps.values()), reverse=True))
-    found = modulus(model, truth, law, options, [loss], eps=grid)[0]
+    found = next(modulus(model, truth, law, options, [loss], eps=grid))
     return {n: found.measures[int(np.argmin(np.abs(found.eps - eps[n])))] for n in sizes}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linprog
 
+from moe_sim.fitting import FitOptions
 from moe_sim.losses import Loss
 from moe_sim.measure import MixingMeasure
 from moe_sim.models.base import Model, Parameters, RegressionModel
@@ -69,3 +70,8 @@ def least_risk(
         float(max(0.5 * k * (1 - total_variation(model, d, n)) for k, d in zip(apart, distance, strict=True)))
         for n in sizes
     ]
+
+
+def assumption(options: FitOptions) -> str:
+    """What a lower bound supposes of the parameter set, in words: measures of the box of the study may be the truth."""
+    return f"the parameter set holds every fit with |coordinate| <= {options.bound:g}"

@@ -85,6 +85,13 @@ class Modulus:
             "measures": [{k: np.asarray(v).tolist() for k, v in m.items()} for m in self.measures],
         }  # fmt: skip
 
+    @staticmethod
+    def from_json(told: dict[str, Any]) -> Modulus:
+        """The modulus that ``to_json`` told of."""
+        measures = [{k: np.asarray(v) for k, v in m.items()} for m in told["measures"]]
+        eps, omega = np.array(told["eps"]), np.array(told["omega"])
+        return Modulus(told["loss"], eps, omega, told["cells"], measures, told["agreeing"], told["dimension"])
+
 
 def assignments(atoms: int, true_atoms: int) -> Iterator[tuple[int, ...]]:
     """How many of the fitted atoms sit on each true atom, at least one each."""
@@ -248,22 +255,20 @@ class _Branch:
 def modulus(
     model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss],
     progress: Callable[[str, float, float], None] | None = None, eps: np.ndarray | None = None,
-) -> list[Modulus]:  # fmt: skip
-    """The ``Modulus`` of each loss, eps falling until rounding tells; ``progress(loss, eps, omega)`` after each.
+) -> Iterator[Modulus]:  # fmt: skip
+    """The ``Modulus`` of each loss, eps falling until rounding tells; ``progress(loss, eps, omega)`` after each eps.
 
     eps: falling values in place of those of ``grid``. The loss ``function`` is its own modulus. A loss that no
     neighbour of the truth reaches has empty arrays.
     """
     searched = [loss for loss in losses if loss.kind != "function"]
     search = Search(model, truth, law, options, searched) if searched else None
-    found = []
     for loss in losses:
         every = grid(loss, options.atoms - len(truth[model.mass]) + 1) if eps is None else eps
         if search is None or loss.kind == "function":
-            found.append(Modulus(loss.name, every, every, [], [], []))
+            yield Modulus(loss.name, every, every, [], [], [])
         else:
-            found.append(_one(search, searched.index(loss), every, progress))
-    return found
+            yield _one(search, searched.index(loss), every, progress)
 
 
 def grid(loss: Loss, most: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from moe_sim.fitting import FitOptions, loss_function
 from moe_sim.laws import Law
 from moe_sim.losses import Loss
 from moe_sim.models.base import Model, Parameters
-from moe_sim.theory.minimax import least_risk
+from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import SAME, modulus
 
 APART = 1e-6  # loss below which two measures are the same to rounding
@@ -78,5 +78,5 @@ def _evidence(model, truth, options, loss, params, apart: float, distance: float
     return {
         "loss": apart, "function_distance": distance, **split, "risk": None if risk is None else risk[0],
         "separated": bool(distance <= SAME and apart >= APART),
-        "assumption": f"the parameter set holds every fit with |coordinate| <= {options.bound:g}",
+        "assumption": assumption(options),
     }  # fmt: skip

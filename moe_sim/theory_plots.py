@@ -1,0 +1,77 @@
+"""Figures of what needs no sampling: moduli of continuity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from moe_sim.models.base import RegressionModel
+from moe_sim.plots import STYLE, handle, label, legend, note, write
+from moe_sim.predict import agreement
+from moe_sim.study import Study
+from moe_sim.theory.modulus import FLOOR, SAME, Modulus
+
+_LEAST = 1e-17  # omega that is drawn where it is smaller, or 0
+
+
+def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
+    """One panel a loss: omega against eps, and beside it the power that the claimed exponent would need."""
+    drawn = [m for m in moduli if len(m.eps)]
+    with matplotlib.rc_context(STYLE):
+        columns = {4: 2}.get(len(drawn), min(max(len(drawn), 1), 3 if len(drawn) <= 6 else 4))
+        rows = -(-len(drawn) // columns)
+        figure = Figure(figsize=(2.5 * max(columns, 1.5), 3.2 + 2.5 * (rows - 1)), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in panels[len(drawn) :]:
+            axes.set_axis_off()
+        for axes, m in zip(panels, drawn, strict=False):
+            _panel(axes, study, m)
+        distance = "L2 distance" if isinstance(study.problem.model, RegressionModel) else "Hellinger distance"
+        legend(figure, [
+            handle("#0072B2", r"least distance $\omega(\varepsilon)$"),
+            handle("0.3", "as the claimed rate needs", "", (0, (4, 2))),
+        ], study.name, columns=2 if columns > 1 else 1)  # fmt: skip
+        note(
+            figure, f"{study.problem.options.atoms} atoms about {len(study.problem.truth[study.problem.model.mass])}; "
+            f"{distance}; local minimisation from all assignments of atoms to cells; grey: rounding"
+        )  # fmt: skip
+    return figure
+
+
+def _panel(axes, study: Study, m: Modulus) -> None:
+    omega = np.maximum(m.omega, _LEAST)
+    axes.plot(m.eps, omega, color="#0072B2", marker="o")
+    claims = [c for c in study.claims if c.loss == m.loss]
+    for claim in claims:
+        if claim.kind != "lower" and not m.degenerate:
+            kappa = 1 / (2 * (claim.exponent or np.inf))
+            line = omega[-1] * (m.eps / m.eps[-1]) ** kappa
+            axes.plot(m.eps, 0.5 * line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
+    low = min(omega.min(), FLOOR) / 10 if m.degenerate else omega.min() / 5
+    if low < SAME:
+        axes.axhspan(low / 1e3, SAME, color="0.5", alpha=0.15, linewidth=0)
+    top = (1.0 if m.degenerate else omega.max()) * 5
+    axes.set(xscale="log", yscale="log", xlabel=rf"$\varepsilon$: {label(m.loss)}", ylim=(low, top))
+    axes.set_ylabel(r"$\omega(\varepsilon)$")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    kappa_text = r"$\omega = 0$: no rate" if m.degenerate else rf"$\kappa$ = {m.kappa:.2f}: $n^{{-{m.exponent:.3g}}}$"
+    told = ", ".join(f"{c.kind} claim {agreement(c, m)}" for c in claims) or "nothing claimed"
+    axes.set_title(f"{kappa_text}\n{told}")
+
+
+def write_modulus(study: Study, moduli: list[Modulus], out: str | Path) -> list[Path]:
+    """The figure NAME-modulus as SVG, PNG and CSV below ``out``; returns their paths."""
+    parts = [
+        pd.DataFrame({
+            "loss": m.loss, "eps": m.eps, "omega": m.omega,
+            "local_kappa": np.append(np.nan, [np.nan] * (len(m.eps) - 1) if m.degenerate else m.local_kappa),
+        })
+        for m in moduli if len(m.eps)
+    ]  # fmt: skip
+    return write(out, f"{study.name}-modulus", plot_modulus(study, moduli), pd.concat(parts, ignore_index=True))
