@@ -25,7 +25,7 @@ from moe_sim.study import Study, load_study, registry
 __all__ = [
     "Claim", "Estimate", "FitOptions", "Fits", "Fitter", "Frozen", "GaussianGated", "Grid", "InputError", "Law",
     "Linspace", "Loss", "MixingMeasure", "MixtureModel", "Model", "Normal", "PrefixMixture", "PrefixModel",
-    "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "check_model", "constants",
-    "draw", "evaluate",
-    "fit", "judge", "load_results", "load_study", "modulus", "parse_loss", "registry", "run", "run_controls",
+    "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "check_model",
+    "constants", "draw", "evaluate", "fit", "judge", "load_results", "load_study", "modulus", "parse_loss", "registry",
+    "run", "run_controls",
 ]  # fmt: skip

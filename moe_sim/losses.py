@@ -159,7 +159,7 @@ def _best_shift(whole: Loss, block: str, fitted: MixingMeasure, truth: MixingMea
         gap = truth.blocks[block][nearest] - found.blocks[block]
         # A gap of 0 would hold the iteration on its anchor, so gaps are smoothed, less and less.
         square = jnp.sum(gap**2, axis=1)
-        length = jnp.sqrt(square + 0.85**k * jnp.mean(square) + 1e-24)
+        length = jnp.sqrt(square + 0.72**k * jnp.mean(square) + 1e-24)
         weight = fitted.weight * power * length ** (power - 2.0)
         damping = jnp.maximum(1.0, jnp.max(power) - 1.0)
         shift = shift + weight @ gap / jnp.sum(weight) / damping
@@ -167,7 +167,7 @@ def _best_shift(whole: Loss, block: str, fitted: MixingMeasure, truth: MixingMea
         return shift, jnp.minimum(best, now), jnp.where(now < best, shift, at)
 
     def best_from(anchor):
-        return jax.lax.fori_loop(0, 150, refine, (anchor, value(anchor), anchor))[1:]
+        return jax.lax.fori_loop(0, 75, refine, (anchor, value(anchor), anchor))[1:]
 
     found, at = jax.vmap(best_from)(anchors)
     return at[jnp.argmin(found)]

@@ -24,7 +24,7 @@ from moe_sim.fitting import FitOptions, Fitter
 from moe_sim.laws import Law
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.influence import atom_names, influences
-from moe_sim.theory.modulus import SAME, assignments, residuals_near
+from moe_sim.theory.search import SAME, assignments, owners, residuals_near
 
 RANK = 1e-8  # relative singular value, or residual of a column of length 1, below which there is dependence
 _ZERO = 1e-6  # coefficient, in units of columns of length 1, that is not printed
@@ -88,8 +88,8 @@ def check_model(model: Model, truth: Parameters, law: Law | None, options: FitOp
 def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOptions, cells: tuple[int, ...]) -> Tangent:
     """First and second order at the cover of the truth with so many atoms on each true one."""
     fitter = Fitter(model, truth, options)
-    owner = np.repeat(np.arange(len(cells)), cells)
-    centre = jnp.asarray(fitter.cover(tuple(owner.tolist())))
+    owner = np.array(owners(cells))
+    centre = jnp.asarray(fitter.cover(owners(cells)))
     value, jacobian = residuals_near(model, truth, law, fitter.unflatten, options.atoms)
     J = np.asarray(jax.jit(jacobian)(centre))
     length = np.maximum(np.linalg.norm(J, axis=0), 1e-300)

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 
 NOTHING = 1e-13  # residual that is zero to rounding
 LEVEL = 1e-9  # relative error of the loss on a level set
-_WINDOW = 12  # iterations over which progress is judged
+ROUNDING = 4e-15  # absolute error of a loss: masses of order 1 are subtracted in it
+_WINDOW = 8  # iterations over which progress is judged
 _GAIN = 1e-2  # part of the residual that a window must gain to go on
+_SMALLEST, _LARGEST = -25.0, 8.0  # log s
 _LANDINGS = 8  # trials a step has to end on the level set
 
 
@@ -61,14 +63,18 @@ class _Linear(NamedTuple):
 
 
 def least_on_level(
-    residuals: Callable, jacobian: Callable, loss: Callable, centre, offset, eps, lower, upper, iterations=100
-) -> Point:
+    residuals: Callable, jacobian: Callable, loss: Callable, centre, offset, eps, lower, upper, hopeless=jnp.inf,
+    iterations=100,
+) -> Point:  # fmt: skip
     """The ``Point`` found from centre + s offset, s such that it lies on the level set. Pure JAX.
 
     residuals(theta) (M,), jacobian(theta) (M, P), loss(theta) a positive scalar; centre, offset, lower, upper (P,).
+    hopeless: a residual so large after a window of iterations is given up.
     Levenberg-Marquardt steps on the linearised level set (Nocedal and Wright 2006, chapter 18), with the second order
     correction of Transtrum and Sethna (2012, arXiv 1201.5885), since the valleys of mixtures are narrow and curved.
     """
+
+    close = LEVEL + ROUNDING / eps
 
     def level(theta):
         """log(L / eps) and its gradient."""
@@ -100,7 +106,7 @@ def least_on_level(
             ahead = c - g @ (theta - s.theta - bend / at.scale)
             return end(at.step(at.rest, ahead, g / at.scale, s.damping)), k + 1
 
-        off = lambda v: (jnp.abs(v[0][1]) > LEVEL) & (jnp.abs(v[0][1]) < 2.0) & (v[1] < _LANDINGS)  # noqa: E731
+        off = lambda v: (jnp.abs(v[0][1]) > close) & (jnp.abs(v[0][1]) < 2.0) & (v[1] < _LANDINGS)  # noqa: E731
         return jax.lax.while_loop(off, again, (end(d), 0))[0]
 
     def advance(s: _State) -> _State:
@@ -112,7 +118,7 @@ def least_on_level(
         bend = jnp.where(jnp.linalg.norm(bend) <= 0.75 * jnp.linalg.norm(d), bend, 0.0)
         theta, c, g = land(s, at, d, bend)
         r = residuals(theta)
-        good = (jnp.abs(c) <= LEVEL) & (r @ r < s.r @ s.r)
+        good = (jnp.abs(c) <= close) & (r @ r < s.r @ s.r)
         new = s._replace(theta=theta, r=r, c=c, g=g, damping=jnp.maximum(s.damping / 5, 1e-30))
         new = jax.lax.cond(
             good, lambda: new._replace(jacobian=jacobian(theta)), lambda: s._replace(damping=4 * s.damping)
@@ -130,12 +136,15 @@ def least_on_level(
         damping=jnp.array(1e-3), mark=jnp.array(jnp.inf), iterations=jnp.array(0), done=~jnp.isfinite(c),
     )  # fmt: skip
     s = jax.lax.while_loop(lambda s: ~s.done & (s.iterations < iterations), advance, state)
-    omega = jnp.where(jnp.abs(s.c) <= 1e-6, jnp.linalg.norm(s.r), jnp.inf)
+    omega = jnp.where(jnp.abs(s.c) <= 1e3 * close, jnp.linalg.norm(s.r), jnp.inf)
     return Point(s.theta, eps * jnp.exp(s.c), omega, s.iterations)
 
 
 def on_level(loss: Callable, centre, offset, eps, lower, upper):
-    """The point centre + s offset of the box where the loss is eps, s by bisection; the nearest to it where none is."""
+    """The point centre + s offset of the box where the loss first comes to eps as s grows, or the last where none does.
+
+    A search upwards, then bisection: beyond the edge of a cell, or of the box, the loss may fall again.
+    """
 
     def at(log_s):
         return jnp.clip(centre + jnp.exp(log_s) * offset, lower, upper)
@@ -146,5 +155,7 @@ def on_level(loss: Callable, centre, offset, eps, lower, upper):
         below = loss(at(middle)) < eps
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
-    low, high = jax.lax.fori_loop(0, 40, halve, (jnp.array(-25.0), jnp.array(8.0)))
+    rising = lambda log_s: (log_s < _LARGEST) & (loss(at(log_s)) < eps)  # noqa: E731
+    high = jax.lax.while_loop(rising, lambda log_s: log_s + 1.0, jnp.array(_SMALLEST))
+    low, high = jax.lax.fori_loop(0, 30, halve, (high - 1.0, high))
     return at(0.5 * (low + high))

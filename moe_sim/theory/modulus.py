@@ -6,7 +6,7 @@ If omega(eps) ~ eps^kappa then no estimator beats n^(-1/(2 kappa)) in L near G* 
 parametric families maximum likelihood attains it. kappa = 1: n^-1/2; 2: n^-1/4; omega = 0: no rate at all.
 
 The neighbourhood: the box of the study; every fitted atom begins on a true one, all ways of that that hit every true
-atom are tried, and no coordinate of a gate may change what an atom counts for by more than a factor ``RANGE``
+atom are tried, and no coordinate of a gate may change what an atom counts for by more than a factor ``search.RANGE``
 anywhere on the law: an atom whose mass vanishes, or whose gate closes, would make any loss cheap.
 """
 
@@ -14,30 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from moe_sim import mixture
-from moe_sim.distances import density_nodes, function_residuals
-from moe_sim.fitting import FitOptions, Fitter
-from moe_sim.lanes import LaneFunction
+from moe_sim.fitting import FitOptions
 from moe_sim.laws import Law
-from moe_sim.losses import Loss, cells, evaluate
-from moe_sim.models.base import MixtureModel, Model, Parameters
-from moe_sim.theory.level import least_on_level
+from moe_sim.losses import Loss
+from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.search import SAME, Branch, Lanes, Points, Search, assignments, joined
 
 LARGEST, LEVELS = 0.3, 11  # eps at first, and how often offsets are halved
-RANGE = 5.0
-SAME = 1e-12  # distance below which two functions are the same to rounding
+UNREACHED = 10  # halvings more, where no neighbour of the truth has so large a loss
 FLOOR = 1e-10  # distance below which rounding begins to tell: no smaller eps is tried
-NODES = 12  # Gauss-Hermite nodes an axis: near the truth residuals are nearly polynomials
-STARTS = 4  # random starts of an assignment a round, in all coordinates, beside one in each group of coordinates
-ROUNDS = 3  # of fresh starts, at most, until ``ENOUGH`` of all starts agree on the least omega
-ENOUGH = 2
-KEPT = 2  # best points of an assignment that are followed to the next eps
+# Fresh starts at each of the first eps, over all assignments, and at the later ones, where offsets of different orders
+# in eps have come apart: points that are led down know best there.
+STARTS, FIRST, LATER = 64, 4, 8
+SWEEPS = 2  # up and down again, at most, while that finds smaller omega
+PART = 0.1  # of the way to the next eps (in logarithms) that is gone to see how coordinates move
 
 
 @dataclass(frozen=True)
@@ -45,14 +40,17 @@ class Modulus:
     """omega over eps for one loss; the arrays are (E,), from the largest eps to the smallest.
 
     kappa: slope of log omega over log eps between the two smallest, ``local_kappa`` (E - 1,) between all neighbours.
-    cells: fitted atoms on each true atom, at each eps. measures: parameters of G_eps at each eps. agreeing: starts
-    within 1% of the least omega. dimension: of the set of parameters that give f_G*, at the last G_eps, if degenerate.
+    cells: fitted atoms in the Voronoi cell of each true one, at each eps. by_cells: the least omega among measures with
+    such cells, (E,), NaN where none were found or rounding tells. measures: parameters of G_eps at each eps. agreeing:
+    random starts that came within 1% of the least omega there, or were led to it from other eps. dimension: of the set
+    of parameters that give f_G*, at the last G_eps, if degenerate.
     """
 
     loss: str
     eps: np.ndarray
     omega: np.ndarray
-    cells: list[list[int]]
+    cells: list[tuple[int, ...]]
+    by_cells: dict[tuple[int, ...], np.ndarray]
     measures: list[Parameters]
     agreeing: list[int]
     dimension: int | None = None
@@ -60,15 +58,15 @@ class Modulus:
     @property
     def degenerate(self) -> bool:
         """Whether omega is zero to rounding, at every eps: no estimator has any rate."""
-        return bool(len(self.omega) and np.all(self.omega < SAME))
+        return _zero(self.omega)
 
     @property
     def local_kappa(self) -> np.ndarray:
-        return np.diff(np.log(np.maximum(self.omega, 1e-300))) / np.diff(np.log(self.eps))
+        return np.array([]) if self.degenerate else np.diff(np.log(self.omega)) / np.diff(np.log(self.eps))
 
     @property
     def kappa(self) -> float | None:
-        return None if self.degenerate or len(self.omega) < 2 else float(self.local_kappa[-1])
+        return _slope(self.eps, self.omega)
 
     @property
     def exponent(self) -> float | None:
@@ -77,11 +75,22 @@ class Modulus:
             return 0.0
         return None if self.kappa is None or self.kappa <= 0 else 1 / (2 * self.kappa)
 
+    def kappa_with(self, cells: tuple[int, ...]) -> float | None:
+        """kappa among measures with such cells; infinite where they are degenerate."""
+        omega = self.by_cells[cells]
+        return float("inf") if _zero(omega) else _slope(self.eps, omega)
+
     def to_json(self) -> dict[str, Any]:
+        by_cells = [
+            {"cells": list(k), "omega": [None if np.isnan(w) else w for w in v.tolist()],
+             "kappa": None if _zero(v) else self.kappa_with(k), "degenerate": _zero(v)}
+            for k, v in self.by_cells.items()
+        ]  # fmt: skip
         return {
             "loss": self.loss, "eps": self.eps.tolist(), "omega": self.omega.tolist(), "kappa": self.kappa,
-            "local_kappa": [] if self.degenerate else self.local_kappa.tolist(), "exponent": self.exponent,
-            "degenerate": self.degenerate, "dimension": self.dimension, "cells": self.cells, "agreeing": self.agreeing,
+            "local_kappa": self.local_kappa.tolist(), "exponent": self.exponent, "degenerate": self.degenerate,
+            "dimension": self.dimension, "cells": [list(c) for c in self.cells], "by_cells": by_cells,
+            "agreeing": self.agreeing,
             "measures": [{k: np.asarray(v).tolist() for k, v in m.items()} for m in self.measures],
         }  # fmt: skip
 
@@ -89,167 +98,24 @@ class Modulus:
     def from_json(told: dict[str, Any]) -> Modulus:
         """The modulus that ``to_json`` told of."""
         measures = [{k: np.asarray(v) for k, v in m.items()} for m in told["measures"]]
+        by_cells = {tuple(row["cells"]): np.array(row["omega"], float) for row in told["by_cells"]}
+        cells = [tuple(c) for c in told["cells"]]
         eps, omega = np.array(told["eps"]), np.array(told["omega"])
-        return Modulus(told["loss"], eps, omega, told["cells"], measures, told["agreeing"], told["dimension"])
+        return Modulus(told["loss"], eps, omega, cells, by_cells, measures, told["agreeing"], told["dimension"])
 
 
-def assignments(atoms: int, true_atoms: int) -> Iterator[tuple[int, ...]]:
-    """How many of the fitted atoms sit on each true atom, at least one each."""
-    if true_atoms == 1:
-        yield (atoms,)
-        return
-    for first in range(atoms - true_atoms + 1, 0, -1):
-        for rest in assignments(atoms - first, true_atoms - 1):
-            yield first, *rest
+def _zero(omega: np.ndarray) -> bool:
+    """Whether it is zero to rounding wherever it is known."""
+    known = omega[~np.isnan(omega)]
+    return bool(len(known) and np.all(known < SAME))
 
 
-def residuals_near(
-    model: Model, truth: Parameters, law: Law | None, unflatten, atoms: int
-) -> tuple[Callable, Callable]:
-    """``value(theta)`` (M,) and ``jacobian(theta)`` (M, P), the norm of the first the distance from the truth.
-
-    Mixtures: h^2 = 1/2 E_p* (sqrt(p / p*) - 1)^2 on the nodes of the truth, by expm1 of half the log ratio, and scores
-    for its derivative. It misses what p puts where p* is not, which the neighbourhood of the truth rules out.
-    """
-    if not isinstance(model, MixtureModel):
-        residuals = function_residuals(model, truth, law)
-        value = lambda theta: residuals(unflatten(theta))  # noqa: E731
-        return value, jax.jacfwd(value)
-    form = model.form(atoms)
-    x, y, log_weight = jax.jit(density_nodes(model, law, NODES))(truth)
-    root = jnp.exp(0.5 * log_weight) / jnp.sqrt(2.0)
-    known = jax.vmap(lambda a, b: model.log_density(truth, a, b))(x, y)
-
-    def half_ratio(theta):
-        params = unflatten(theta)
-        return 0.5 * (jax.vmap(lambda a, b: model.log_density(params, a, b))(x, y) - known)
-
-    def coefficients(theta):
-        return model.coefficients(unflatten(theta))
-
-    def jacobian(theta):
-        rows = 0.5 * root * jnp.exp(half_ratio(theta))
-        inner = jax.jacfwd(lambda t: form.ravel(coefficients(t)))(theta)
-        return rows[:, None] * (mixture.scores(form, coefficients(theta), x, y) @ inner)
-
-    return lambda theta: root * jnp.expm1(half_ratio(theta)), jacobian
-
-
-class Search:
-    """The compiled search of one model, truth, fitted size and list of losses."""
-
-    def __init__(self, model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]):
-        self.fitter = fitter = Fitter(model, truth, options)
-        self.model, self.truth, self.law, self.losses = model, truth, law, losses
-        self.lower, self.upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
-        names = fitter.unflatten_free(jnp.arange(len(self.lower)))
-        self.groups = [np.isin(np.arange(len(self.lower)), np.asarray(v).ravel()) for v in names.values()]
-        self.value, self.jacobian = residuals_near(model, truth, law, fitter.unflatten, options.atoms)
-        self._unit = jax.jit(lambda theta: jnp.linalg.norm(self.jacobian(theta), axis=0))
-        self._pull = jax.jit(self._shares)
-        true_measure = model.measure(truth)
-
-        def one(_, lane):
-            centre, offset, eps, lower, upper, which = lane
-            measure = lambda theta: model.measure(fitter.unflatten(theta))  # noqa: E731
-            every = [lambda theta, loss=loss: evaluate(loss, measure(theta), true_measure) for loss in losses]
-            return least_on_level(
-                self.value, self.jacobian, lambda theta: jax.lax.switch(which, every, theta), centre, offset, eps,
-                lower, upper,
-            )  # fmt: skip
-
-        self.solve = LaneFunction(one)
-        self.cells = jax.jit(lambda theta: jnp.sum(cells(model.measure(fitter.unflatten(theta)), true_measure), axis=0))
-        self.rank = jax.jit(lambda theta: jnp.linalg.svd(self.jacobian(theta), compute_uv=False))
-
-    def _shares(self, theta):
-        """How much each coordinate moves the log-share of an atom, at most, on the law: (P,)."""
-        points = jnp.zeros((1, self.model.dimension)) if self.law is None else jnp.asarray(self.law.nodes()[0])
-        moved = jax.vmap(lambda x: jax.jacfwd(lambda t: self.model.log_shares(self.fitter.unflatten(t), x))(theta))
-        return jnp.max(jnp.abs(moved(points)), axis=(0, 1))
-
-    def box(self, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The neighbourhood of a cover of the truth (P,)."""
-        pull = np.asarray(self._pull(jnp.asarray(centre)))
-        reach = np.where(pull > 1e-12, np.log(RANGE) / np.maximum(pull, 1e-12), np.inf)
-        return np.maximum(self.lower, centre - reach), np.minimum(self.upper, centre + reach)
-
-    def offsets(self, centre: np.ndarray, rng) -> np.ndarray:
-        """Fresh directions (S, P) to start in, in units of what they do to the function.
-
-        All coordinates, and each group by itself: what costs least at a small eps often moves one group alone.
-        """
-        unit = np.asarray(self._unit(centre))
-        unit = np.maximum(unit, 1e-3 * unit.max())
-        masks = [np.ones(len(unit), bool)] * STARTS + self.groups
-        noise = rng.normal(size=(len(masks), len(unit))) / unit
-        # No coordinate exactly at the truth, where losses have edges.
-        return np.where(masks, noise, 1e-3 * noise)
-
-    def masses(self, centre: np.ndarray) -> np.ndarray:
-        """Whether a coordinate moves masses only, (P,)."""
-
-        def parts(theta):
-            measure = self.model.measure(self.fitter.unflatten(theta))
-            return measure.log_weight, measure.location
-
-        weight, location = jax.jacfwd(parts)(jnp.asarray(centre))
-        moves = lambda v: np.any(np.abs(v.reshape(-1, len(centre))) > 0, axis=0)  # noqa: E731
-        return moves(np.asarray(weight)) & ~moves(np.asarray(location))
-
-
-class _Lanes(NamedTuple):
-    """Centres and offsets (S, P) to start from, and the points at the last eps that they came from, NaN for none."""
-
-    centre: np.ndarray
-    offset: np.ndarray
-    before: np.ndarray
-
-    def and_also(self, other: _Lanes) -> _Lanes:
-        return _Lanes(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
-
-
-class _Branch:
-    """One way of putting fitted atoms on true ones, and the points found for it, from eps to eps."""
-
-    def __init__(self, search: Search, sizes: tuple[int, ...]):
-        self.search = search
-        self.centre = search.fitter.cover(tuple(np.repeat(np.arange(len(sizes)), sizes).tolist()))
-        self.box = search.box(self.centre)
-        self.masses = search.masses(self.centre)
-        self.kept = self.earlier = np.zeros((0, len(self.centre)))  # thetas, and those they came from
-        self.eps = [np.nan, np.nan]  # of the last two
-
-    def fresh(self, rng) -> _Lanes:
-        offsets = self.search.offsets(self.centre, rng)
-        return _Lanes(np.tile(self.centre, (len(offsets), 1)), offsets, np.full_like(offsets, np.nan))
-
-    def followed(self, eps: float, rng) -> _Lanes:
-        """From the points kept at the last eps, in two ways."""
-        rows = []
-        for theta, earlier in zip(self.kept, self.earlier, strict=True):
-            gap = theta - self.centre
-            # All offsets shrink alike, but for how mass is shared, which stays.
-            ways = [(np.where(self.masses, theta, self.centre), np.where(self.masses, 0.0, gap))]
-            if np.isfinite(earlier).all():
-                # Each coordinate has its own power of eps: the one that it has just shown.
-                ratio = np.divide(gap, earlier - self.centre, out=np.zeros_like(gap), where=earlier != self.centre)
-                power = np.log(eps / self.eps[-1]) / np.log(self.eps[-1] / self.eps[-2])
-                ways.append((self.centre, gap * np.where(ratio > 0, np.clip(ratio, 1e-3, 1.2), 0.0) ** power))
-            for centre, offset in ways:
-                # No coordinate exactly at the truth, where losses have edges.
-                jitter = 1e-7 * np.median(np.abs(offset)) * rng.normal(size=len(gap))
-                rows.append(np.stack([centre, offset + jitter, theta]))
-        return _Lanes(*np.array(rows).reshape(-1, 3, len(self.centre)).transpose(1, 0, 2))
-
-    def keep(self, eps: float, theta: np.ndarray, omega: np.ndarray, before: np.ndarray) -> None:
-        """Follow the best point on, and the next one that differs from it."""
-        chosen: list[int] = []
-        for i in np.argsort(omega, kind="stable"):
-            if np.isfinite(omega[i]) and len(chosen) < KEPT and all(omega[i] > 1.01 * omega[j] for j in chosen):
-                chosen.append(i)
-        self.kept, self.earlier = theta[chosen], before[chosen]
-        self.eps = [self.eps[-1], eps]
+def _slope(eps: np.ndarray, omega: np.ndarray) -> float | None:
+    """Of log omega over log eps, between the two smallest eps where omega is known and not 0 to rounding."""
+    known = np.flatnonzero(omega >= SAME)[-2:]  # NaN is not
+    if len(known) < 2:
+        return None
+    return float(np.diff(np.log(omega[known]))[0] / np.diff(np.log(eps[known]))[0])
 
 
 def modulus(
@@ -266,65 +132,126 @@ def modulus(
     for loss in losses:
         every = grid(loss, options.atoms - len(truth[model.mass]) + 1) if eps is None else eps
         if search is None or loss.kind == "function":
-            yield Modulus(loss.name, every, every, [], [], [])
+            yield Modulus(loss.name, every[:LEVELS], every[:LEVELS], [], {}, [], [])
         else:
             yield _one(search, searched.index(loss), every, progress)
 
 
 def grid(loss: Loss, most: int) -> np.ndarray:
-    """Values of eps (LEVELS,) at which offsets halve; a Voronoi loss is a power of them, in cells of ``most`` atoms."""
+    """Values of eps at which offsets halve; a Voronoi loss is a power of them, in cells of ``most`` atoms."""
     powers = [row[min(most, len(row)) - 1] for _, row in loss.exponents] if loss.kind == "voronoi" else [1.0]
-    return LARGEST * 0.5 ** (max(powers) * np.arange(LEVELS))
+    return LARGEST * 0.5 ** (max(powers) * np.arange(LEVELS + UNREACHED))
+
+
+class _Level(NamedTuple):
+    """All points found at one eps, by assignment."""
+
+    eps: float
+    points: list[Points]
+
+    def together(self) -> Points:
+        return reduce(joined, self.points)
+
+    @property
+    def omega(self) -> float:
+        return min(points.least for points in self.points)
+
+    def least(self) -> dict[tuple[int, ...], float]:
+        """The least omega of each kind of cells; those that were reached only."""
+        found: dict[tuple[int, ...], float] = {}
+        every = self.together()
+        for cells, omega in zip(map(tuple, every.cells.tolist()), every.omega.tolist(), strict=True):
+            if np.isfinite(omega):
+                found[cells] = min(omega, found.get(cells, np.inf))
+        return found
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether rounding tells: of the least omega, or, where that is 0, of all others."""
+        values = list(self.least().values())
+        others = [v for v in values if v > SAME]
+        return SAME < self.omega < FLOOR or bool(others and max(others) < FLOOR)
 
 
 def _one(search: Search, which: int, every: np.ndarray, progress) -> Modulus:
-    """One loss, from eps to eps."""
+    """One loss, from eps to eps down, then up and down again: the best kind of point may be found late."""
     true_atoms = len(search.truth[search.model.mass])
-    branches = [_Branch(search, sizes) for sizes in assignments(search.fitter.options.atoms, true_atoms)]
+    branches = [Branch(search, sizes) for sizes in assignments(search.fitter.options.atoms, true_atoms)]
     rng = np.random.default_rng([0, which])
-    found: list[tuple[float, float, int, np.ndarray]] = []  # eps, omega, agreeing, theta
-    for eps in every:
-        found.append((float(eps), *_level(search, branches, which, float(eps), rng)))
-        if not np.isfinite(found[-1][1]):
-            found.pop()
-            break
+    levels: list[_Level] = []
+
+    def tell(level: _Level) -> None:
         if progress is not None:
-            progress(search.losses[which].name, *found[-1][:2])
-        if SAME < found[-1][1] < FLOOR:
+            progress(search.losses[which].name, level.eps, level.omega)
+
+    for eps in map(float, every):
+        level = _search(search, branches, which, eps, levels, rng)
+        if not level.least() and not levels:
+            continue
+        if not level.least() or level.exhausted or len(levels) == LEVELS:
             break
-    eps, omega = np.array([f[:2] for f in found]).reshape(-1, 2).T
-    thetas = [f[3] for f in found]
-    sizes = [np.asarray(search.cells(theta)).astype(int).tolist() for theta in thetas]
-    measures = [{k: np.asarray(v) for k, v in search.fitter.unflatten(theta).items()} for theta in thetas]
-    made = Modulus(search.losses[which].name, eps, omega, sizes, measures, [f[2] for f in found])
+        levels.append(level)
+        tell(level)
+    up = [(k + 1, k) for k in range(len(levels) - 2, -1, -1)]
+    down = [(k, k + 1) for k in range(len(levels) - 1)]
+    for sweep in (up, down) * SWEEPS:
+        before = [level.omega for level in levels]
+        for source, k in sweep:
+            lanes = _followed(search, branches, which, levels[source], levels[k].eps, rng)
+            more = search.solve(which, levels[k].eps, branches, lanes, [np.inf] * len(branches))
+            levels[k] = _Level(levels[k].eps, [joined(*pair) for pair in zip(levels[k].points, more, strict=True)])
+            tell(levels[k])
+        if all(level.omega > 0.99 * omega or omega < SAME for level, omega in zip(levels, before, strict=True)):
+            break
+    return _summary(search, which, levels)
+
+
+def _search(search: Search, branches: list[Branch], which: int, eps: float, levels: list[_Level], rng) -> _Level:
+    """Least omega at eps: from the points of the last eps, and from fresh starts."""
+    hopeless = [np.inf] * len(branches)
+    count = -(-(STARTS if len(levels) < FIRST else LATER) // len(branches))
+    lanes = [branch.fresh(count, rng) for branch in branches]
+    if levels:
+        led = _followed(search, branches, which, levels[-1], eps, rng)
+        lanes = [joined(a, b) for a, b in zip(led, lanes, strict=True)]
+        hopeless = [max(FLOOR, points.least) for points in levels[-1].points]  # what a larger loss costs
+    return _Level(eps, search.solve(which, eps, branches, lanes, hopeless))
+
+
+def _followed(search: Search, branches: list[Branch], which: int, last: _Level, eps: float, rng) -> list[Lanes]:
+    """Where the best points of another eps lead to: a part of the way shows how each coordinate moves."""
+    now = last.eps * (eps / last.eps) ** PART
+    best = [points.best() for points in last.points]
+    lanes = [branch.led(points, rng) for branch, points in zip(branches, best, strict=True)]
+    further = search.solve(which, now, branches, lanes, [np.inf] * len(branches))
+    return [
+        branch.extrapolated(old, last.eps, new, now, eps, rng)
+        for branch, old, new in zip(branches, best, further, strict=True)
+    ]
+
+
+def _told(values: list[float]) -> np.ndarray:
+    """As far down as rounding does not tell, unless all is zero."""
+    omega = np.array(values)
+    return omega if _zero(omega) else np.where(omega < FLOOR, np.nan, omega)
+
+
+def _summary(search: Search, which: int, levels: list[_Level]) -> Modulus:
+    every = [level.together() for level in levels]
+    best = [int(np.argmin(points.omega)) for points in every]
+    thetas = [points.theta[k] for points, k in zip(every, best, strict=True)]
+    least = [level.least() for level in levels]
+    kinds = sorted({cells for row in least for cells in row})
+    made = Modulus(
+        search.losses[which].name,
+        np.array([level.eps for level in levels]),
+        np.array([level.omega for level in levels]),
+        [tuple(points.cells[k].tolist()) for points, k in zip(every, best, strict=True)],
+        {cells: _told([row.get(cells, np.nan) for row in least]) for cells in kinds},
+        [{k: np.asarray(v) for k, v in search.fitter.unflatten(theta).items()} for theta in thetas],
+        [len(points.agreeing(k)) for points, k in zip(every, best, strict=True)],
+    )  # fmt: skip
     if not made.degenerate:
         return made
     singular = np.asarray(search.rank(thetas[-1]))
     return replace(made, dimension=int(len(thetas[-1]) - np.sum(singular > 1e-8 * singular[0])))
-
-
-def _level(search: Search, branches: list[_Branch], which: int, eps: float, rng) -> tuple[float, int, np.ndarray]:
-    """Least omega at eps, how many starts agree on it, and where; all assignments side by side, in rounds."""
-    lanes = [branch.followed(eps, rng) for branch in branches]
-    done: list[list] = [[] for _ in branches]
-    for _ in range(ROUNDS):
-        lanes = [old.and_also(branch.fresh(rng)) for old, branch in zip(lanes, branches, strict=True)]
-        counts = [len(part.offset) for part in lanes]
-        boxes = [np.repeat(np.stack([branch.box[side] for branch in branches]), counts, axis=0) for side in (0, 1)]
-        every = jax.tree.map(lambda *parts: np.concatenate(parts), *lanes)
-        same = np.ones(len(every.offset), int)
-        point = search.solve(None, (every.centre, every.offset, eps * same, *boxes, which * same))
-        ends = np.cumsum(counts)[:-1]
-        for rows, part, theta, omega in zip(
-            done, lanes, np.split(point.theta, ends), np.split(point.omega, ends), strict=True
-        ):
-            rows.append((theta, omega, part.before))
-        theta, omega, _ = (np.concatenate(v) for v in zip(*(row for rows in done for row in rows), strict=True))
-        agreeing = int(np.sum(omega <= max(1.01 * omega.min(), SAME)))
-        if agreeing >= ENOUGH:
-            break
-        lanes = [_Lanes(*(v[:0] for v in part)) for part in lanes]
-    for branch, rows in zip(branches, done, strict=True):
-        branch.keep(eps, *(np.concatenate(v) for v in zip(*rows, strict=True)))
-    best = int(np.argmin(omega))
-    return float(omega[best]), agreeing, theta[best]
