@@ -27,7 +27,7 @@ from moe_sim.theory.search import SAME, Branch, Lanes, Points, Search, assignmen
 
 LARGEST, LEVELS = 0.3, 11  # eps at first, and how often offsets are halved
 UNREACHED = 10  # halvings more, where no neighbour of the truth has so large a loss
-FLOOR = 1e-10  # distance below which rounding begins to tell: no smaller eps is tried
+FLOOR = 2e-12  # distance below which rounding begins to tell by 0.1%: no smaller eps is tried
 # Fresh starts at each of the first eps, over all assignments, and at the later ones, where offsets of different orders
 # in eps have come apart: points that are led down know best there.
 STARTS, FIRST, LATER = 64, 4, 8
@@ -165,12 +165,10 @@ class _Level(NamedTuple):
                 found[cells] = min(omega, found.get(cells, np.inf))
         return found
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether rounding tells: of the least omega, or, where that is 0, of all others."""
-        values = list(self.least().values())
-        others = [v for v in values if v > SAME]
-        return SAME < self.omega < FLOOR or bool(others and max(others) < FLOOR)
+    def exhausted(self, degenerate: bool) -> bool:
+        """Whether rounding tells: of the least omega or, where that is 0 at every eps, of all others."""
+        others = [omega for omega in self.least().values() if omega > SAME]
+        return bool(others and max(others) < FLOOR) if degenerate else self.omega < FLOOR
 
 
 def _one(search: Search, which: int, every: np.ndarray, progress) -> Modulus:
@@ -188,7 +186,8 @@ def _one(search: Search, which: int, every: np.ndarray, progress) -> Modulus:
         level = _search(search, branches, which, eps, levels, rng)
         if not level.least() and not levels:
             continue
-        if not level.least() or level.exhausted or len(levels) == LEVELS:
+        degenerate = (levels[0] if levels else level).omega < SAME
+        if not level.least() or level.exhausted(degenerate) or len(levels) == LEVELS:
             break
         levels.append(level)
         tell(level)
