@@ -113,6 +113,9 @@ def _told(study: ms.Study, m: Modulus) -> list[str]:
                  f"them has dimension {m.dimension}"]  # fmt: skip
     else:
         lines = [f"{m.loss}: kappa from eps to eps {', '.join(f'{k:.2f}' for k in m.local_kappa)}"]
+    kinds = [f"{' + '.join(map(str, cells))}: {_kappa(m, cells)}" for cells in m.by_cells]
+    if len(kinds) > 1:
+        lines.append(f"{m.loss}: kappa by fitted atoms in the cell of each true one {', '.join(kinds)}")
     bound = predict.lower_bound(study, m)
     if bound is not None:
         first, last = bound["risk"][0], bound["risk"][-1]
@@ -121,6 +124,13 @@ def _told(study: ms.Study, m: Modulus) -> list[str]:
         values += "" if same else f"{bound['sizes'][-1]:g}"
         lines.append(f"{m.loss}: no estimator has a smaller worst risk than {values}, if {bound['assumption']}")
     return lines
+
+
+def _kappa(m: Modulus, cells: tuple[int, ...]) -> str:
+    kappa = m.kappa_with(cells)
+    if kappa is None:
+        return "not settled"
+    return "degenerate" if np.isinf(kappa) else f"{kappa:.2f}"
 
 
 def _seen(t: Tangent) -> str:

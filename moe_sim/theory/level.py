@@ -126,7 +126,8 @@ def least_on_level(
         size = jnp.linalg.norm(new.r)
         count = s.iterations + 1
         due = count % _WINDOW == 0
-        done = (due & (size > (1 - _GAIN) * s.mark)) | (size < NOTHING) | (new.damping > 1e8)
+        slow = due & ((size > (1 - _GAIN) * s.mark) | (size > hopeless))
+        done = slow | (size < NOTHING) | (new.damping > 1e8)
         return new._replace(iterations=count, done=done, mark=jnp.where(due, size, s.mark))
 
     theta = on_level(loss, centre, offset, eps, lower, upper)

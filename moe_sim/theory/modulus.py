@@ -25,12 +25,13 @@ from moe_sim.losses import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.search import SAME, Branch, Lanes, Points, Search, assignments, joined
 
-LARGEST, LEVELS = 0.3, 11  # eps at first, and how often offsets are halved
+LARGEST, LEVELS = 0.3, 11  # eps at first, and at how many eps, from one to the next offsets halved
+LEAST = 1e-12  # eps at last: a loss is a difference of masses, and rounded as they are
 UNREACHED = 10  # halvings more, where no neighbour of the truth has so large a loss
 FLOOR = 2e-12  # distance below which rounding begins to tell by 0.1%: no smaller eps is tried
 # Fresh starts at each of the first eps, over all assignments, and at the later ones, where offsets of different orders
 # in eps have come apart: points that are led down know best there.
-STARTS, FIRST, LATER = 64, 4, 8
+STARTS, FIRST, LATER = 64, 5, 8
 SWEEPS = 2  # up and down again, at most, while that finds smaller omega
 PART = 0.1  # of the way to the next eps (in logarithms) that is gone to see how coordinates move
 
@@ -41,9 +42,9 @@ class Modulus:
 
     kappa: slope of log omega over log eps between the two smallest, ``local_kappa`` (E - 1,) between all neighbours.
     cells: fitted atoms in the Voronoi cell of each true one, at each eps. by_cells: the least omega among measures with
-    such cells, (E,), NaN where none were found or rounding tells. measures: parameters of G_eps at each eps. agreeing:
-    random starts that came within 1% of the least omega there, or were led to it from other eps. dimension: of the set
-    of parameters that give f_G*, at the last G_eps, if degenerate.
+    such cells, none empty, (E,), NaN where there are none or rounding tells. measures: parameters of G_eps at each eps.
+    agreeing: random starts that came within 1% of the least omega there, or were led to it from other eps. dimension:
+    of the set of parameters that give f_G*, at the first G_eps, if degenerate.
     """
 
     loss: str
@@ -182,7 +183,7 @@ def _one(search: Search, which: int, every: np.ndarray, progress) -> Modulus:
         if progress is not None:
             progress(search.losses[which].name, level.eps, level.omega)
 
-    for eps in map(float, every):
+    for eps in map(float, every[every >= LEAST]):
         level = _search(search, branches, which, eps, levels, rng)
         if not level.least() and not levels:
             continue
@@ -240,7 +241,7 @@ def _summary(search: Search, which: int, levels: list[_Level]) -> Modulus:
     best = [int(np.argmin(points.omega)) for points in every]
     thetas = [points.theta[k] for points, k in zip(every, best, strict=True)]
     least = [level.least() for level in levels]
-    kinds = sorted({cells for row in least for cells in row})
+    kinds = sorted({cells for row in least for cells in row if min(cells) > 0}, reverse=True)
     made = Modulus(
         search.losses[which].name,
         np.array([level.eps for level in levels]),
@@ -252,5 +253,6 @@ def _summary(search: Search, which: int, levels: list[_Level]) -> Modulus:
     )  # fmt: skip
     if not made.degenerate:
         return made
-    singular = np.asarray(search.rank(thetas[-1]))
-    return replace(made, dimension=int(len(thetas[-1]) - np.sum(singular > 1e-8 * singular[0])))
+    # Near the truth all directions that first order does not see would seem to belong to the set.
+    singular = np.asarray(search.rank(thetas[0]))
+    return replace(made, dimension=int(len(thetas[0]) - np.sum(singular > 1e-8 * singular[0])))
