@@ -16,8 +16,9 @@ NOTHING = 1e-13  # residual that is zero to rounding
 LEVEL = 1e-9  # relative error of the loss on a level set
 ROUNDING = 4e-15  # absolute error of a loss: masses of order 1 are subtracted in it
 _WINDOW = 8  # iterations over which progress is judged
-_GAIN = 1e-2  # part of the residual that a window must gain to go on
+GAIN = 1e-2  # part of the residual that a window must gain to go on
 _SMALLEST, _LARGEST = -25.0, 8.0  # log s
+_NEAR = 1e-2  # log(L / eps) from where Newton's steps lead back to the level set
 _LANDINGS = 8  # trials a step has to end on the level set
 
 
@@ -64,12 +65,13 @@ class _Linear(NamedTuple):
 
 def least_on_level(
     residuals: Callable, jacobian: Callable, loss: Callable, centre, offset, eps, lower, upper, hopeless=jnp.inf,
-    iterations=100,
+    gain=GAIN, iterations=300,
 ) -> Point:  # fmt: skip
     """The ``Point`` found from centre + s offset, s such that it lies on the level set. Pure JAX.
 
     residuals(theta) (M,), jacobian(theta) (M, P), loss(theta) a positive scalar; centre, offset, lower, upper (P,).
-    hopeless: a residual so large after a window of iterations is given up.
+    hopeless: a residual so large after a window of iterations is given up, and so is one that gains less than the part
+    ``gain`` in a window.
     Levenberg-Marquardt steps on the linearised level set (Nocedal and Wright 2006, chapter 18), with the second order
     correction of Transtrum and Sethna (2012, arXiv 1201.5885), since the valleys of mixtures are narrow and curved.
     """
@@ -97,17 +99,24 @@ def least_on_level(
         residual lies on an edge, since the loss grows on both sides of it.
         """
 
-        def end(d):
-            theta = jnp.clip(s.theta + (d + bend) / at.scale, lower, upper)
+        def end(theta):
+            theta = jnp.clip(theta, lower, upper)
             return theta, *level(theta)
 
-        def again(carry):
-            (theta, c, g), k = carry
+        def again(theta, c, g):
             ahead = c - g @ (theta - s.theta - bend / at.scale)
-            return end(at.step(at.rest, ahead, g / at.scale, s.damping)), k + 1
+            return end(s.theta + (at.step(at.rest, ahead, g / at.scale, s.damping) + bend) / at.scale)
+
+        def nearby(theta, c, g):
+            """Newton's step back to the level set, at least cost."""
+            return end(theta + at.step(jnp.zeros_like(at.rest), c, g / at.scale, s.damping) / at.scale)
+
+        def closer(carry):
+            (theta, c, g), k = carry
+            return jax.lax.cond(jnp.abs(c) < _NEAR, nearby, again, theta, c, g), k + 1
 
         off = lambda v: (jnp.abs(v[0][1]) > close) & (jnp.abs(v[0][1]) < 2.0) & (v[1] < _LANDINGS)  # noqa: E731
-        return jax.lax.while_loop(off, again, (end(d), 0))[0]
+        return jax.lax.while_loop(off, closer, (end(s.theta + (d + bend) / at.scale), 0))[0]
 
     def advance(s: _State) -> _State:
         at = linear(s)
@@ -126,7 +135,7 @@ def least_on_level(
         size = jnp.linalg.norm(new.r)
         count = s.iterations + 1
         due = count % _WINDOW == 0
-        slow = due & ((size > (1 - _GAIN) * s.mark) | (size > hopeless))
+        slow = due & ((size > (1 - gain) * s.mark) | (size > hopeless))
         done = slow | (size < NOTHING) | (new.damping > 1e8)
         return new._replace(iterations=count, done=done, mark=jnp.where(due, size, s.mark))
 

@@ -33,6 +33,7 @@ FLOOR = 2e-12  # distance below which rounding begins to tell by 0.1%: no smalle
 # in eps have come apart: points that are led down know best there.
 STARTS, FIRST, LATER = 64, 5, 8
 SWEEPS = 2  # up and down again, at most, while that finds smaller omega
+ENDED = 1e-4  # part of omega that a window of iterations must gain, where the best points are followed to the end
 PART = 0.1  # of the way to the next eps (in logarithms) that is gone to see how coordinates move
 
 
@@ -198,8 +199,8 @@ def _one(search: Search, which: int, every: np.ndarray, progress) -> Modulus:
         before = [level.omega for level in levels]
         for source, k in sweep:
             lanes = _followed(search, branches, which, levels[source], levels[k].eps, rng)
-            more = search.solve(which, levels[k].eps, branches, lanes, [np.inf] * len(branches))
-            levels[k] = _Level(levels[k].eps, [joined(*pair) for pair in zip(levels[k].points, more, strict=True)])
+            more = search.solve(which, levels[k].eps, branches, lanes)
+            levels[k] = _ended(search, branches, which, levels[k].eps, _joined(levels[k].points, more), rng)
             tell(levels[k])
         if all(level.omega > 0.99 * omega or omega < SAME for level, omega in zip(levels, before, strict=True)):
             break
@@ -208,14 +209,27 @@ def _one(search: Search, which: int, every: np.ndarray, progress) -> Modulus:
 
 def _search(search: Search, branches: list[Branch], which: int, eps: float, levels: list[_Level], rng) -> _Level:
     """Least omega at eps: from the points of the last eps, and from fresh starts."""
-    hopeless = [np.inf] * len(branches)
+    hopeless = None
     count = -(-(STARTS if len(levels) < FIRST else LATER) // len(branches))
     lanes = [branch.fresh(count, rng) for branch in branches]
     if levels:
         led = _followed(search, branches, which, levels[-1], eps, rng)
-        lanes = [joined(a, b) for a, b in zip(led, lanes, strict=True)]
+        lanes = _joined(led, lanes)
         hopeless = [max(FLOOR, points.least) for points in levels[-1].points]  # what a larger loss costs
-    return _Level(eps, search.solve(which, eps, branches, lanes, hopeless))
+    return _ended(search, branches, which, eps, search.solve(which, eps, branches, lanes, hopeless), rng)
+
+
+def _ended(search: Search, branches: list[Branch], which: int, eps: float, found: list[Points], rng) -> _Level:
+    """The best of the points followed to the end: valleys are flat along the ways to share the mass of a cell."""
+    best = [branch.led(points.best(), rng) for branch, points in zip(branches, found, strict=True)]
+    if not any(len(lanes.offset) for lanes in best):
+        return _Level(eps, found)
+    return _Level(eps, _joined(found, search.solve(which, eps, branches, best, gain=ENDED)))
+
+
+def _joined(one: list, other: list) -> list:
+    """Points, or lanes, of each assignment, and others after them."""
+    return [joined(*pair) for pair in zip(one, other, strict=True)]
 
 
 def _followed(search: Search, branches: list[Branch], which: int, last: _Level, eps: float, rng) -> list[Lanes]:
@@ -223,7 +237,7 @@ def _followed(search: Search, branches: list[Branch], which: int, last: _Level, 
     now = last.eps * (eps / last.eps) ** PART
     best = [points.best() for points in last.points]
     lanes = [branch.led(points, rng) for branch, points in zip(branches, best, strict=True)]
-    further = search.solve(which, now, branches, lanes, [np.inf] * len(branches))
+    further = search.solve(which, now, branches, lanes)
     return [
         branch.extrapolated(old, last.eps, new, now, eps, rng)
         for branch, old, new in zip(branches, best, further, strict=True)

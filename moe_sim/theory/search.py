@@ -17,7 +17,7 @@ from moe_sim.lanes import LaneFunction
 from moe_sim.laws import Law
 from moe_sim.losses import Loss, cells, evaluate
 from moe_sim.models.base import MixtureModel, Model, Parameters
-from moe_sim.theory.level import least_on_level
+from moe_sim.theory.level import GAIN, least_on_level
 
 RANGE = 5.0  # factor by which a coordinate of a gate may change what an atom counts for, anywhere on the law
 NODES = {1: 12, 2: 6}  # Gauss-Hermite nodes an axis by outputs: near the truth residuals are nearly polynomials
@@ -149,23 +149,26 @@ class Search:
         self.loss = jax.jit(lambda which, theta: jax.lax.switch(which, every, theta))
 
         def one(_, lane):
-            centre, offset, eps, lower, upper, hopeless, which = lane
+            centre, offset, eps, lower, upper, hopeless, gain, which = lane
             loss = lambda theta: self.loss(which, theta)  # noqa: E731
-            point = least_on_level(self.value, self.jacobian, loss, centre, offset, eps, lower, upper, hopeless)
+            point = least_on_level(self.value, self.jacobian, loss, centre, offset, eps, lower, upper, hopeless, gain)
             return point.theta, point.omega, jnp.sum(cells(measure(point.theta), true_measure), axis=0)
 
         self._solve = LaneFunction(one)
 
     def solve(
-        self, which: int, eps: float, branches: list[Branch], lanes: list[Lanes], hopeless: list[float]
-    ) -> list[Points]:
-        """Follow the lanes of all branches to the end, side by side; hopeless: see ``least_on_level``, by branch."""
+        self, which: int, eps: float, branches: list[Branch], lanes: list[Lanes], hopeless: list[float] | None = None,
+        gain: float = GAIN,
+    ) -> list[Points]:  # fmt: skip
+        """Follow the lanes of all branches, side by side; hopeless, by branch, and gain: see ``least_on_level``."""
         counts = [len(part.offset) for part in lanes]
         boxes = [np.repeat(np.stack([branch.box[side] for branch in branches]), counts, axis=0) for side in (0, 1)]
         every = reduce(joined, lanes)
         same = np.ones(len(every.offset), int)
+        given_up = [np.inf] * len(branches) if hopeless is None else hopeless
         found = self._solve(
-            None, (every.centre, every.offset, eps * same, *boxes, np.repeat(hopeless, counts), which * same)
+            None,
+            (every.centre, every.offset, eps * same, *boxes, np.repeat(given_up, counts), gain * same, which * same),
         )
         split = [np.split(v, np.cumsum(counts)[:-1]) for v in (*found, every.starts)]
         return [Points(*parts) for parts in zip(*split, strict=True)]
@@ -196,33 +199,39 @@ class Branch:
         self._to_masses = np.linalg.pinv(slopes - self._common * slopes.mean(axis=0))
 
     def fresh(self, count: int, rng) -> Lanes:
-        """``count`` random directions, in units of what coordinates do to the function.
+        """``count`` random directions, in units of what coordinates do to the function, about covers of the truth.
 
         Each group of coordinates with a factor of its own: where atoms share a cell, what costs least moves groups by
-        different powers of eps.
+        different powers of eps. How atoms share the mass of a cell costs nothing, so it is drawn as well, from all that
+        the box holds.
         """
         unit = np.asarray(self.search.unit(self.centre))
         unit = np.maximum(unit, 1e-3 * unit.max())
         factor = np.exp(np.log(SCALES) * rng.uniform(-1, 1, (count, len(self.search.groups)))) @ self.search.groups
         offset = factor * rng.normal(size=(count, len(unit))) / unit
         starts = objects([frozenset([int(number)]) for number in rng.integers(2**62, size=count)])
-        return Lanes(np.tile(self.centre, (count, 1)), offset, starts)
+        drawn = self.centre + self._masses * rng.uniform(-1, 1, (count, len(unit))) * np.log(RANGE)
+        return Lanes(np.array([self._shared_as(theta) for theta in drawn]), offset, starts)
 
     def led(self, points: Points, rng) -> Lanes:
-        """A little on from points of another eps: offsets change alike, but for how a cell's mass is shared."""
-        middle = np.array([self._shared_as(theta) for theta in points.theta]).reshape(points.theta.shape)
-        return self._jittered(middle, points.theta - middle, points, rng)
+        """A little on from points of another eps."""
+        return self._through(points.theta, points, rng)
 
     def extrapolated(self, points: Points, at: float, further: Points, now: float, eps: float, rng) -> Lanes:
         """From points at eps ``at`` and the same led on to ``now``: each coordinate has its own power of eps."""
         old, gap = points.theta - self.centre, further.theta - self.centre
         ratio = np.divide(gap, old, out=np.ones_like(gap), where=gap * old > 0)
         power = np.clip(np.log(ratio) / np.log(now / at), 0.0, STEEPEST)
-        centre = np.tile(self.centre, (len(gap), 1))
-        return self._jittered(centre, gap * (eps / now) ** power, points, rng)
+        return self._through(np.clip(self.centre + gap * (eps / now) ** power, *self.box), points, rng)
 
-    def _jittered(self, centre: np.ndarray, offset: np.ndarray, points: Points, rng) -> Lanes:
-        """No coordinate exactly at the truth, where losses have edges; but what costs nothing is followed as it is."""
+    def _through(self, theta: np.ndarray, points: Points, rng) -> Lanes:
+        """Lanes through theta (S, P), from covers that share the masses of cells as they do: on the way from one of
+        other shares the mass of a cell would change, and with it the loss.
+
+        No coordinate is left exactly at the truth, where losses have edges; what costs nothing is followed as it is.
+        """
+        centre = np.array([self._shared_as(row) for row in theta]).reshape(theta.shape)
+        offset = theta - centre
         typical = np.median(np.abs(offset), axis=1) * (points.omega > SAME)
         return Lanes(centre, offset + _JITTER * typical[:, None] * rng.normal(size=offset.shape), points.starts)
 

@@ -1,0 +1,329 @@
+"""Moduli of continuity against brute force, against exponents known from theory, and against every symmetry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mixtures
+import numpy as np
+import pytest
+import test_two_point as two
+import tiny
+from scipy.optimize import minimize
+
+import moe_sim as ms
+from moe_sim import predict
+from moe_sim.distances import function_residuals
+from moe_sim.fitting import FitOptions, Fitter
+from moe_sim.laws import Uniform
+from moe_sim.losses import parse_loss
+from moe_sim.models.base import MixtureModel
+from moe_sim.models.gaussian_gated import GaussianGated
+from moe_sim.models.softmax_gaussian import SoftmaxGaussian
+from moe_sim.theory.modulus import FLOOR, SAME, Modulus, modulus
+from moe_sim.theory.search import Branch, Search, assignments, residuals_near
+
+RANGE = (1e-3, 1e2)
+SHARED = Path(__file__).parent / "studies" / "shared-over.toml"
+
+
+def moduli(problem, *names: str, eps=None) -> list[Modulus]:
+    losses = [parse_loss(name, problem.model.exponents, problem.model.gauge) for name in names]
+    return list(modulus(problem.model, problem.truth, problem.law, problem.options, losses, eps=eps))
+
+
+def small(**changes):
+    """One prefix of dimension 1."""
+    return tiny.study(**changes).problem
+
+
+def naive(bias, prefix, x):
+    """f of the tiny study at x (M,), in plain numpy."""
+    logit = np.concatenate([[0.1 * x**2], np.multiply.outer(prefix, x) + np.asarray(bias)[:, None]])
+    output = np.concatenate([[np.tanh(0.8 * x)], np.multiply.outer(prefix, np.ones_like(x))])
+    return np.sum(np.exp(logit) * output, axis=0) / np.sum(np.exp(logit), axis=0)
+
+
+X = np.linspace(-2.0, 2.0, 10)
+
+
+def distance(bias, prefix):
+    return float(np.sqrt(np.mean((naive(bias, prefix, X) - naive([0.2], [1.0], X)) ** 2)))
+
+
+def single(bias, prefix):
+    """D of one atom."""
+    return abs(np.exp(bias) - np.exp(0.2)) + np.exp(bias) * abs(prefix - 1.0)
+
+
+@pytest.mark.parametrize("eps", [0.3, 1e-2, 1e-4])
+def test_one_atom_against_brute_force(eps):
+    """All of {D = eps}: for each share of eps that mass takes up, both signs of both errors."""
+    best = np.inf
+    for share in np.linspace(0, 1, 5001):
+        for up in (1, -1):
+            mass = np.exp(0.2) + up * share * eps
+            for side in (1, -1):
+                bias, prefix = np.log(mass), 1.0 + side * (1 - share) * eps / mass
+                assert single(bias, prefix) == pytest.approx(eps, rel=1e-9)
+                best = min(best, distance([bias], [prefix]))
+    (found,) = moduli(small(), "voronoi", eps=np.array([eps]))
+    assert found.omega[0] == pytest.approx(best, rel=1e-5)
+    assert found.omega[0] <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("power, eps", [(2, 0.1), (2, 0.01), (1, 0.1)])
+def test_two_atoms_on_one_against_sequential_programming(power, eps):
+    """SLSQP from 100 starts, on the same level set, with the loss and the distance in plain numpy."""
+
+    def loss(theta):
+        mass = np.exp(theta[:2])
+        return abs(mass.sum() - np.exp(0.2)) + mass @ np.abs(theta[2:] - 1.0) ** power
+
+    rng = np.random.default_rng(0)
+    best = np.inf
+    problem = small(fit__atoms=2)
+    search = Search(problem.model, problem.truth, problem.law, problem.options, [])
+    box = list(zip(*Branch(search, (2,)).box, strict=True))
+    for _ in range(100):
+        spread = eps ** (1 / power)
+        start = np.concatenate([0.2 - np.log(2) + 0.3 * rng.normal(size=2), 1 + spread * rng.normal(size=2)])
+        done = minimize(
+            lambda t: distance(t[:2], t[2:]) / eps, start, method="SLSQP", bounds=box, options={"ftol": 1e-12},
+            constraints={"type": "eq", "fun": lambda t: np.log(loss(t) / eps)},
+        )  # fmt: skip
+        if abs(np.log(loss(done.x) / eps)) < 1e-6:
+            best = min(best, distance(done.x[:2], done.x[2:]))
+    (found,) = moduli(problem, f"voronoi:r={power}", eps=np.array([eps]))
+    assert found.cells == [(2,)]
+    # What is found is on the level set, and so far away as it says.
+    (bias, prefix) = found.measures[0]["bias"], found.measures[0]["prefix"][:, 0]
+    assert loss(np.concatenate([bias, prefix])) == pytest.approx(eps, rel=1e-6)
+    assert distance(bias, prefix) == pytest.approx(found.omega[0], rel=1e-6)
+    # The best of both may stop short in a valley that is flat along the ways to share the mass.
+    assert found.omega[0] == pytest.approx(best, rel=1e-3)
+
+
+@pytest.mark.parametrize("name, losses, kappas", [
+    ("prefix-shared-linear-exact", ["voronoi"], [1]),
+    ("prefix-shared-linear-over", ["voronoi", "atoms:multi"], [1, 2]),
+    ("prefix-shared-network-over", ["voronoi", "atoms:multi"], [1, 2]),
+    ("prefix-independent-exact", ["voronoi"], [1]),
+])  # fmt: skip
+def test_prefixes_have_the_exponents_of_the_theorem(name, losses, kappas):
+    for found, kappa in zip(moduli(ms.load_study(name).problem, *losses), kappas, strict=True):
+        assert found.kappa == pytest.approx(kappa, abs=0.05)
+        assert found.exponent == pytest.approx(1 / (2 * kappa), rel=0.05)
+        assert not found.degenerate and found.dimension is None
+        assert np.all(np.diff(found.eps) < 0) and np.all(found.omega >= FLOOR)
+        np.testing.assert_allclose(found.local_kappa, np.diff(np.log(found.omega)) / np.diff(np.log(found.eps)))
+
+
+def test_free_keys_and_values_are_degenerate():
+    """The path that is found: another measure, at just this Voronoi distance by hand, with the function of the truth
+    by hand."""
+    tables = two.independent()
+    truth = [np.asarray(tables["truth"][name]) for name in ("bias", "key", "value")]
+    points = two.grid(tables)
+    for power, name in ((2, "voronoi:r=2"), (4, "voronoi:r=4")):
+        (found,) = moduli(ms.Study(**tables).problem, name)
+        assert found.degenerate and found.exponent == 0.0 and found.kappa is None
+        assert np.all(found.omega < SAME) and len(found.omega) >= 5
+        for measure, eps in zip(found.measures, found.eps, strict=True):
+            split = [measure[k] for k in ("bias", "key", "value")]
+            gap = two.function(tables, *split, points) - two.function(tables, *truth, points)
+            assert np.sqrt(np.mean(np.sum(gap**2, axis=1))) < SAME
+            assert two.voronoi(tables, *split, power) == pytest.approx(eps, rel=1e-6)
+        # An atom splits into two of its key: their share of the mass and their mean's complement are free, 1 + 2.
+        assert found.dimension == 3
+
+
+def mixed(atoms: int, model, truth, law=None):
+    """A problem of so many atoms about a truth."""
+    base = small(fit__atoms=atoms).options
+    estimator = "mle" if isinstance(model, MixtureModel) else "least-squares"
+    options = replace(base, bound=50.0, bias_bound=50.0, estimator=estimator)
+    return type("Problem", (), {"model": model, "truth": truth, "law": law, "options": options})
+
+
+ONE = {
+    "gate_bias": np.zeros(1), "gate_slope": np.zeros((1, 1)), "intercept": np.array([0.5]),
+    "slope": np.array([[1.0]]), "variance": np.array([0.5]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("atoms, kappas", [(2, (4, 2)), (3, (6, 3))])
+def test_one_expert_fitted_by_more(atoms, kappas):
+    """As Gaussian location-scale mixtures: rbar(2) = 4, rbar(3) = 6 (Ho and Nguyen 2016, Ann. Statist. 44, 2726)."""
+    problem = mixed(atoms, SoftmaxGaussian(1, 1, RANGE), ONE, Uniform(1, -1.0, 1.0, 12))
+    found = moduli(problem, "atoms:weighted:intercept", "atoms:weighted:variance")
+    for m, kappa in zip(found, kappas, strict=True):
+        assert m.kappa == pytest.approx(kappa, abs=0.15 if atoms == 2 else 0.3)
+        assert m.cells[-1] == (atoms,)
+
+
+def test_two_gates_fitted_by_three():
+    """The published truth of two experts, one atom too many: 4 for intercepts (claimed so), 2 for slopes' variances."""
+    problem = ms.load_study("softmax-gaussian-over-2").problem
+    found = moduli(problem, "atoms:weighted:gate_slope+intercept", "atoms:weighted:slope+variance")
+    assert [m.kappa for m in found] == [pytest.approx(4, abs=0.15), pytest.approx(2, abs=0.15)]
+
+
+def test_gaussian_gates_fitted_by_one_more():
+    problem = ms.load_study("gaussian-gated-over").problem
+    found = moduli(problem, "atoms:weighted:center+intercept", "atoms:weighted:variance")
+    assert [m.kappa for m in found] == [pytest.approx(4, abs=0.15), pytest.approx(2, abs=0.15)]
+
+
+def test_softmax_gates_with_twice_the_atoms_are_not_identified():
+    """Every atom in two, gates moved by the same +t and -t: a factor cosh(t x) common to all gates cancels."""
+    case = mixtures.MIXTURES["softmax-K2-d1-o1"]
+    truth = {k: np.asarray(v) for k, v in case.truth.items()}
+    moved = {k: np.repeat(v, 2, axis=0) for k, v in truth.items()}
+    moved["gate_slope"] = moved["gate_slope"] + 0.2 * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
+    rng = np.random.default_rng(0)
+    for x, y in rng.normal(size=(20, 2, 1)):
+        by_hand = [mixtures.naive_log_density(case, params, x, y) for params in (moved, truth)]
+        assert by_hand[0] == pytest.approx(by_hand[1], abs=1e-12)
+    problem = mixed(4, case.model, truth, case.law)
+    eps = np.array([0.1, 0.05])
+    degenerate, variance = moduli(problem, "atoms:weighted:gate_slope", "atoms:weighted:variance", eps=eps)
+    assert degenerate.degenerate and degenerate.cells[0] == (2, 2)
+    assert degenerate.kappa_with((2, 2)) == np.inf
+    assert not variance.degenerate  # what leaves the density as it is moves gates only
+
+
+def test_moved_atoms_are_those_of_the_modulus():
+    """omega is the Hellinger distance by quadrature over a wide grid, G_eps the measure that has it."""
+    case = mixtures.MIXTURES["softmax-K2-d1-o1"]
+    (found,) = moduli(mixed(2, case.model, case.truth, case.law), "voronoi", eps=np.array([0.05]))
+    points, weights = case.law.nodes()
+    y = np.linspace(-15.0, 15.0, 3001)
+    square = 0.0
+    for x, w in zip(np.asarray(points), np.asarray(weights), strict=True):
+        roots = []
+        for params in (found.measures[0], case.truth):
+            log_weight, mean, variance = case.naive(params, x)
+            parts = np.exp(log_weight - 0.5 * (y[:, None] - mean[:, 0]) ** 2 / variance[:, 0])
+            roots.append(np.sqrt(np.sum(parts / np.sqrt(2 * np.pi * variance[:, 0]), axis=1)))
+        square += w * 0.5 * np.trapezoid((roots[0] - roots[1]) ** 2, y)
+    # 12 nodes an expert: two experts that overlap leave an error of a percent, at every eps alike.
+    assert found.omega[0] == pytest.approx(np.sqrt(square), rel=2e-2)
+
+
+def test_the_order_of_true_atoms_does_not_matter():
+    problem = ms.Study(**two.shared("shared-linear")).problem
+    turned = {k: np.asarray(v)[::-1] for k, v in problem.truth.items()}
+    eps = np.array([0.1, 0.03])
+    found = [
+        moduli(mixed(3, problem.model, truth, problem.law), "voronoi", eps=eps)[0] for truth in (problem.truth, turned)
+    ]
+    np.testing.assert_allclose(found[1].omega, found[0].omega, rtol=1e-3)
+    assert found[1].cells == [c[::-1] for c in found[0].cells]
+
+
+def test_translations_of_gates_do_not_matter():
+    case = mixtures.MIXTURES["softmax-K2-d1-o1"]
+    truth = {k: np.asarray(v) for k, v in case.truth.items()}
+    moved = truth | {"gate_bias": truth["gate_bias"] + 0.7, "gate_slope": truth["gate_slope"] - 0.4}
+    eps = np.array([0.05])
+    (found,) = moduli(mixed(2, case.model, truth, case.law), "voronoi", eps=eps)
+    # A true measure of twice the mass has twice the loss: D is not relative to it.
+    (scaled,) = moduli(mixed(2, case.model, moved, case.law), "voronoi", eps=eps * np.exp(0.7))
+    assert scaled.omega[0] == pytest.approx(found.omega[0], rel=1e-4)
+
+
+def test_gated_atoms_in_any_order():
+    case = mixtures.MIXTURES["gated-K2-d1-o1"]
+    eps = np.array([0.05])
+    found = [
+        moduli(mixed(2, GaussianGated(1, 1, RANGE, RANGE), t, None), "voronoi", eps=eps)[0].omega[0]
+        for t in (case.truth, {k: np.asarray(v)[::-1] for k, v in case.truth.items()})
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_a_smaller_parameter_set_has_no_smaller_modulus():
+    """The box holds the measures found, and shuts out what was cheaper."""
+    wide, narrow = (
+        moduli(small(fit__atoms=2, fit__bound=bound), "voronoi:r=2", eps=np.array([0.3]))[0] for bound in (6.0, 1.02)
+    )
+    assert np.abs(narrow.measures[0]["prefix"]).max() <= 1.02
+    assert narrow.omega[0] > 1.05 * wide.omega[0]
+
+
+def test_every_fitted_atom_keeps_a_part_of_the_mass():
+    """Without a floor an atom of no mass could go anywhere: no gate coordinate moves a mass by more than fivefold."""
+    (found,) = moduli(small(fit__atoms=2), "atoms:multi", eps=np.array([0.3, 0.1, 0.03]))
+    for measure in found.measures:
+        mass = np.exp(measure["bias"])
+        assert np.all(mass >= np.exp(0.2) / 2 / 5 * (1 - 1e-9))
+
+
+def test_what_cannot_be_reached_is_empty():
+    """One atom alone has no atoms that share a cell."""
+    (found,) = moduli(small(), "atoms:multi")
+    assert len(found.eps) == len(found.omega) == 0 and found.kappa is None and found.exponent is None
+    assert not found.degenerate
+
+
+def test_the_function_is_its_own_modulus():
+    (found,) = moduli(small(), "function")
+    np.testing.assert_array_equal(found.eps, found.omega)
+    assert found.kappa == pytest.approx(1.0) and found.exponent == pytest.approx(0.5)
+
+
+def test_json_brings_it_back():
+    (found,) = moduli(small(fit__atoms=2), "voronoi:r=2", eps=np.array([0.1, 0.05, 0.02]))
+    told = found.to_json()
+    back = Modulus.from_json(told)
+    assert back.to_json() == told
+    assert back.kappa == found.kappa and back.by_cells.keys() == found.by_cells.keys() == {(2,)}
+    np.testing.assert_array_equal(back.measures[1]["prefix"], found.measures[1]["prefix"])
+    assert {"loss", "eps", "omega", "kappa", "local_kappa", "exponent", "degenerate"} <= told.keys()
+
+
+@pytest.mark.parametrize("atoms, true_atoms", [(2, 1), (3, 2), (4, 2), (5, 3), (3, 3)])
+def test_assignments_are_all_ways_that_hit_every_true_atom(atoms, true_atoms):
+    every = {c for c in product(range(1, atoms + 1), repeat=true_atoms) if sum(c) == atoms}
+    found = list(assignments(atoms, true_atoms))
+    assert set(found) == every and len(found) == len(every)
+
+
+def measured(loss: str, kind: str, exponent: float | None, omega) -> str | None:
+    """What is said of a claim beside such a modulus."""
+    eps = np.array([1e-1, 1e-2, 1e-3])
+    found = Modulus(loss, eps, omega(eps), [(1,)] * 3, {}, [], [1] * 3, None)
+    made = {"loss": loss, "kind": kind, "window": [1e2, 1e4]} | ({} if exponent is None else {"exponent": exponent})
+    (claim,) = tiny.study(claim=[made]).claims
+    return predict.agreement(claim, found)
+
+
+@pytest.mark.parametrize("kind, exponent, omega, said", [
+    ("upper", 0.5, lambda e: e, "sharp"),
+    ("upper", 0.25, lambda e: e, "not sharp"),
+    ("exact", 0.25, lambda e: e, "contradicted"),
+    ("upper", 0.5, lambda e: e**2, "contradicted"),
+    ("exact", 0.25, lambda e: 3 * e**2, "sharp"),
+    ("lower", None, lambda e: 0 * e, "confirmed"),
+    ("lower", None, lambda e: e**2, "contradicted"),
+    ("upper", 0.5, lambda e: 0 * e, "contradicted"),
+])  # fmt: skip
+def test_claims_beside_a_modulus(kind, exponent, omega, said):
+    assert measured("voronoi", kind, exponent, omega) == said
+
+
+def test_the_residuals_are_those_of_the_function_loss():
+    """Their norm, and the derivatives of mixtures by the chain of scores, against autodiff of the loss itself."""
+    case = mixtures.MIXTURES["softmax-K2-d1-o1"]
+    options = FitOptions(2, "mle", "data", 1, 1, 50.0, 50.0, 10, 0.1, 0.0, {})
+    fitter = Fitter(case.model, case.truth, options)
+    value, jacobian = residuals_near(case.model, case.truth, case.law, fitter.unflatten, 2)
+    theta = jnp.asarray(fitter.flatten(case.truth)) + 0.01 * np.random.default_rng(0).normal(size=8)
+    np.testing.assert_allclose(jacobian(theta), jax.jacfwd(value)(theta), rtol=1e-8, atol=1e-10)
+    hellinger = np.linalg.norm(function_residuals(case.model, case.truth, case.law)(fitter.unflatten(theta)))
+    assert np.linalg.norm(value(theta)) == pytest.approx(hellinger, rel=5e-3)  # by other nodes
