@@ -72,9 +72,8 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     ]
     moving = {}
     if problem.least_favourable is not None:
-        parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
-        moving = least_favourable(*parts, problem.sizes)
-        told = {f"{n:g}": {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in moving.items()}
+        moving = _moving(problem, folder)
+        told = {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in moving.items()}
         evidence["least-favourable"] = told
     if folder is not None:
         folder.write_json("evidence.json", evidence)
@@ -98,6 +97,16 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     if folder is not None:
         return load_results(folder.path)
     return Results(study, pd.concat(frames, ignore_index=True), evidence)
+
+
+def _moving(problem: Problem, folder: RunFolder | None) -> dict[int, Parameters]:
+    """The truth of each size, where it moves; those that the folder holds are not looked for again."""
+    assert problem.least_favourable is not None
+    kept = folder.read_json("evidence.json").get("least-favourable", {}) if folder is not None else {}
+    found = {n: {k: np.asarray(v) for k, v in kept[str(n)].items()} for n in problem.sizes if str(n) in kept}
+    missing = [n for n in problem.sizes if n not in found]
+    parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
+    return found | (least_favourable(*parts, missing) if missing else {})
 
 
 class _Machine(NamedTuple):

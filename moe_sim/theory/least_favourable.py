@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from moe_sim.errors import InputError
 from moe_sim.fitting import FitOptions
 from moe_sim.laws import Law
 from moe_sim.losses import Loss
 from moe_sim.models.base import Model, Parameters, RegressionModel
-from moe_sim.theory.modulus import Modulus, modulus
+from moe_sim.theory.modulus import Descent, Modulus, grid
+from moe_sim.theory.search import Search
 
 
 def least_favourable(
@@ -22,14 +24,18 @@ def least_favourable(
     """The parameters of G_eps(n), with ``options.atoms`` atoms, for each size.
 
     Where the modulus is degenerate no n tells any of them from the truth: the one at the largest eps, for all sizes.
+    A size's measure does not depend on the other sizes. Raises ``InputError`` where no neighbour has such a loss.
     """
-    curve = next(modulus(model, truth, law, options, [loss]))
+    descent = Descent(Search(model, truth, law, options, [loss]), 0)
+    curve = descent.run(grid(loss, options.atoms - len(truth[model.mass]) + 1))
+    if not len(curve.eps):
+        raise InputError(
+            f"sample.truth = 'least-favourable': no measure of {options.atoms} atoms near the truth has a loss "
+            f"{loss.name}, put a claim on another loss first"
+        )
     if curve.degenerate:
         return {n: curve.measures[0] for n in sizes}
-    eps = {n: eps_at(curve, undetectable(model, n)) for n in sizes}
-    grid = np.array(sorted(set(eps.values()), reverse=True))
-    found = next(modulus(model, truth, law, options, [loss], eps=grid))
-    return {n: found.measures[int(np.argmin(np.abs(found.eps - eps[n])))] for n in sizes}
+    return {n: descent.at(eps_at(curve, undetectable(model, n))) for n in sizes}
 
 
 def undetectable(model: Model, n: float) -> float:

@@ -23,6 +23,7 @@ from moe_sim.fitting import FitOptions
 from moe_sim.laws import Law
 from moe_sim.losses import Loss
 from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.level import GAIN
 from moe_sim.theory.search import SAME, Branch, Lanes, Points, Search, assignments, joined
 
 LARGEST, LEVELS = 0.3, 11  # eps at first, and at how many eps, from one to the next offsets halved
@@ -136,7 +137,7 @@ def modulus(
         if search is None or loss.kind == "function":
             yield Modulus(loss.name, every[:LEVELS], every[:LEVELS], [], {}, [], [])
         else:
-            yield _one(search, searched.index(loss), every, progress)
+            yield Descent(search, searched.index(loss)).run(every, progress)
 
 
 def grid(loss: Loss, most: int) -> np.ndarray:
@@ -173,58 +174,109 @@ class _Level(NamedTuple):
         return bool(others and max(others) < FLOOR) if degenerate else self.omega < FLOOR
 
 
-def _one(search: Search, which: int, every: np.ndarray, progress) -> Modulus:
-    """One loss, from eps to eps down, then up and down again: the best kind of point may be found late."""
-    true_atoms = len(search.truth[search.model.mass])
-    branches = [Branch(search, sizes) for sizes in assignments(search.fitter.options.atoms, true_atoms)]
-    rng = np.random.default_rng([0, which])
-    levels: list[_Level] = []
+class Descent:
+    """The search for one loss of a ``Search``: the best points at each eps, by the assignment that they began with."""
 
-    def tell(level: _Level) -> None:
-        if progress is not None:
-            progress(search.losses[which].name, level.eps, level.omega)
+    def __init__(self, search: Search, which: int):
+        self.search, self.which, self.levels = search, which, list[_Level]()
+        true_atoms = len(search.truth[search.model.mass])
+        self.branches = [Branch(search, sizes) for sizes in assignments(search.fitter.options.atoms, true_atoms)]
+        self.rng = np.random.default_rng([0, which])
 
-    for eps in map(float, every[every >= LEAST]):
-        level = _search(search, branches, which, eps, levels, rng)
-        if not level.least() and not levels:
-            continue
-        degenerate = (levels[0] if levels else level).omega < SAME
-        if not level.least() or level.exhausted(degenerate) or len(levels) == LEVELS:
-            break
-        levels.append(level)
-        tell(level)
-    up = [(k + 1, k) for k in range(len(levels) - 2, -1, -1)]
-    down = [(k, k + 1) for k in range(len(levels) - 1)]
-    for sweep in (up, down) * SWEEPS:
-        before = [level.omega for level in levels]
-        for source, k in sweep:
-            lanes = _followed(search, branches, which, levels[source], levels[k].eps, rng)
-            more = search.solve(which, levels[k].eps, branches, lanes)
-            levels[k] = _ended(search, branches, which, levels[k].eps, _joined(levels[k].points, more), rng)
-            tell(levels[k])
-        if all(level.omega > 0.99 * omega or omega < SAME for level, omega in zip(levels, before, strict=True)):
-            break
-    return _summary(search, which, levels)
+    def run(self, every: np.ndarray, progress: Callable[[str, float, float], None] | None = None) -> Modulus:
+        """From eps to eps down, then up and down again: the best kind of point may be found late."""
 
+        def tell(level: _Level) -> None:
+            if progress is not None:
+                progress(self.search.losses[self.which].name, level.eps, level.omega)
 
-def _search(search: Search, branches: list[Branch], which: int, eps: float, levels: list[_Level], rng) -> _Level:
-    """Least omega at eps: from the points of the last eps, and from fresh starts."""
-    hopeless = None
-    count = -(-(STARTS if len(levels) < FIRST else LATER) // len(branches))
-    lanes = [branch.fresh(count, rng) for branch in branches]
-    if levels:
-        led = _followed(search, branches, which, levels[-1], eps, rng)
-        lanes = _joined(led, lanes)
-        hopeless = [max(FLOOR, points.least) for points in levels[-1].points]  # what a larger loss costs
-    return _ended(search, branches, which, eps, search.solve(which, eps, branches, lanes, hopeless), rng)
+        levels = self.levels
+        for eps in map(float, every[every >= LEAST]):
+            level = self._down(eps)
+            if not level.least() and not levels:
+                continue
+            degenerate = (levels[0] if levels else level).omega < SAME
+            if not level.least() or level.exhausted(degenerate) or len(levels) == LEVELS:
+                break
+            levels.append(level)
+            tell(level)
+        up = [(k + 1, k) for k in range(len(levels) - 2, -1, -1)]
+        down = [(k, k + 1) for k in range(len(levels) - 1)]
+        for sweep in (up, down) * SWEEPS:
+            before = [level.omega for level in levels]
+            for source, k in sweep:
+                eps = levels[k].eps
+                more = self._solve(eps, self._followed(levels[source], eps))
+                levels[k] = self._ended(eps, _joined(levels[k].points, more))
+                tell(levels[k])
+            if all(level.omega > 0.99 * omega or omega < SAME for level, omega in zip(levels, before, strict=True)):
+                break
+        return self._summary()
 
+    def at(self, eps: float) -> Parameters:
+        """G_eps between the values that were run: led to from the nearest of those, whatever else was led before."""
+        self.rng = np.random.default_rng([1, self.which])
+        nearest = min(self.levels, key=lambda level: abs(np.log(level.eps / eps)))
+        if eps != nearest.eps:
+            nearest = self._ended(eps, self._solve(eps, self._followed(nearest, eps)))
+        found = nearest.together()
+        return self._parameters(found.theta[int(np.argmin(found.omega))])
 
-def _ended(search: Search, branches: list[Branch], which: int, eps: float, found: list[Points], rng) -> _Level:
-    """The best of the points followed to the end: valleys are flat along the ways to share the mass of a cell."""
-    best = [branch.led(points.best(), rng) for branch, points in zip(branches, found, strict=True)]
-    if not any(len(lanes.offset) for lanes in best):
-        return _Level(eps, found)
-    return _Level(eps, _joined(found, search.solve(which, eps, branches, best, gain=ENDED)))
+    def _down(self, eps: float) -> _Level:
+        """Least omega at eps: from the points of the last eps, and from fresh starts."""
+        hopeless = None
+        count = -(-(STARTS if len(self.levels) < FIRST else LATER) // len(self.branches))
+        lanes = [branch.fresh(count, self.rng) for branch in self.branches]
+        if self.levels:
+            lanes = _joined(self._followed(self.levels[-1], eps), lanes)
+            # What a larger loss costs.
+            hopeless = [max(FLOOR, points.least) for points in self.levels[-1].points]
+        return self._ended(eps, self._solve(eps, lanes, hopeless))
+
+    def _solve(self, eps: float, lanes: list[Lanes], hopeless: list[float] | None = None, gain=GAIN) -> list[Points]:
+        return self.search.solve(self.which, eps, self.branches, lanes, hopeless, gain)
+
+    def _ended(self, eps: float, found: list[Points]) -> _Level:
+        """The best points followed to the end: valleys are flat along the ways to share the mass of a cell."""
+        best = [branch.led(points.best(), self.rng) for branch, points in zip(self.branches, found, strict=True)]
+        if not any(len(lanes.offset) for lanes in best):
+            return _Level(eps, found)
+        return _Level(eps, _joined(found, self._solve(eps, best, gain=ENDED)))
+
+    def _followed(self, last: _Level, eps: float) -> list[Lanes]:
+        """Where the best points of another eps lead to: a part of the way shows how each coordinate moves."""
+        now = last.eps * (eps / last.eps) ** PART
+        best = [points.best() for points in last.points]
+        lanes = [branch.led(points, self.rng) for branch, points in zip(self.branches, best, strict=True)]
+        further = self._solve(now, lanes)
+        return [
+            branch.extrapolated(old, last.eps, new, now, eps, self.rng)
+            for branch, old, new in zip(self.branches, best, further, strict=True)
+        ]
+
+    def _parameters(self, theta: np.ndarray) -> Parameters:
+        return {k: np.asarray(v) for k, v in self.search.fitter.unflatten(theta).items()}
+
+    def _summary(self) -> Modulus:
+        every = [level.together() for level in self.levels]
+        best = [int(np.argmin(points.omega)) for points in every]
+        thetas = [points.theta[k] for points, k in zip(every, best, strict=True)]
+        least = [level.least() for level in self.levels]
+        kinds = sorted({cells for row in least for cells in row if min(cells) > 0}, reverse=True)
+        made = Modulus(
+            self.search.losses[self.which].name,
+            np.array([level.eps for level in self.levels]),
+            np.array([level.omega for level in self.levels]),
+            [tuple(points.cells[k].tolist()) for points, k in zip(every, best, strict=True)],
+            {cells: _told([row.get(cells, np.nan) for row in least]) for cells in kinds},
+            [self._parameters(theta) for theta in thetas],
+            [len(points.agreeing(k)) for points, k in zip(every, best, strict=True)],
+        )  # fmt: skip
+        if not made.degenerate:
+            return made
+        # Near the truth all directions that first order does not see would seem to belong to the set.
+        singular = np.asarray(self.search.rank(thetas[0]))
+        return replace(made, dimension=int(len(thetas[0]) - np.sum(singular > 1e-8 * singular[0])))
 
 
 def _joined(one: list, other: list) -> list:
@@ -232,41 +284,7 @@ def _joined(one: list, other: list) -> list:
     return [joined(*pair) for pair in zip(one, other, strict=True)]
 
 
-def _followed(search: Search, branches: list[Branch], which: int, last: _Level, eps: float, rng) -> list[Lanes]:
-    """Where the best points of another eps lead to: a part of the way shows how each coordinate moves."""
-    now = last.eps * (eps / last.eps) ** PART
-    best = [points.best() for points in last.points]
-    lanes = [branch.led(points, rng) for branch, points in zip(branches, best, strict=True)]
-    further = search.solve(which, now, branches, lanes)
-    return [
-        branch.extrapolated(old, last.eps, new, now, eps, rng)
-        for branch, old, new in zip(branches, best, further, strict=True)
-    ]
-
-
 def _told(values: list[float]) -> np.ndarray:
     """As far down as rounding does not tell, unless all is zero."""
     omega = np.array(values)
     return omega if _zero(omega) else np.where(omega < FLOOR, np.nan, omega)
-
-
-def _summary(search: Search, which: int, levels: list[_Level]) -> Modulus:
-    every = [level.together() for level in levels]
-    best = [int(np.argmin(points.omega)) for points in every]
-    thetas = [points.theta[k] for points, k in zip(every, best, strict=True)]
-    least = [level.least() for level in levels]
-    kinds = sorted({cells for row in least for cells in row if min(cells) > 0}, reverse=True)
-    made = Modulus(
-        search.losses[which].name,
-        np.array([level.eps for level in levels]),
-        np.array([level.omega for level in levels]),
-        [tuple(points.cells[k].tolist()) for points, k in zip(every, best, strict=True)],
-        {cells: _told([row.get(cells, np.nan) for row in least]) for cells in kinds},
-        [{k: np.asarray(v) for k, v in search.fitter.unflatten(theta).items()} for theta in thetas],
-        [len(points.agreeing(k)) for points, k in zip(every, best, strict=True)],
-    )  # fmt: skip
-    if not made.degenerate:
-        return made
-    # Near the truth all directions that first order does not see would seem to belong to the set.
-    singular = np.asarray(search.rank(thetas[0]))
-    return replace(made, dimension=int(len(thetas[0]) - np.sum(singular > 1e-8 * singular[0])))
