@@ -139,7 +139,7 @@ def test_claims_table_has_claimed_simulated_and_modulus(folder, moe_sim):
     first = next(i for i, line in enumerate(lines) if f" {name} " in line)
     row = dict(zip(header, [cell.strip() for cell in lines[first + 1].split("│")], strict=True))
     assert (row["loss"], row["claimed"], row["modulus"]) == ("voronoi", "(log n / n)^0.5", "n^-0.5")
-    assert row["simulated"].startswith(f"{verdict.slope:.3f} [")
+    assert row["simulated [95% interval]"].startswith(f"{verdict.slope:.3f} [")
 
 
 def test_the_figure_shows_omega(folder):
