@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
@@ -32,10 +33,10 @@ def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
         for axes, m in zip(panels, drawn, strict=False):
             _panel(axes, study, m)
         distance = "L2 distance" if isinstance(study.problem.model, RegressionModel) else "Hellinger distance"
-        legend(figure, [
-            handle("#0072B2", r"least distance $\omega(\varepsilon)$"),
-            handle("0.3", "as the claimed rate needs", "", (0, (4, 2))),
-        ], study.name, columns=2 if columns > 1 else 1)  # fmt: skip
+        handles = [handle("#0072B2", r"least distance $\omega(\varepsilon)$")]
+        if any(axes.lines[1:] for axes in panels):
+            handles.append(handle("0.3", "as the claimed rate needs", "", (0, (4, 2))))
+        legend(figure, handles, study.name, columns=2 if columns > 1 else 1)
         note(
             figure, f"{study.problem.options.atoms} atoms about {len(study.problem.truth[study.problem.model.mass])}; "
             f"{distance}; local minimisation from all assignments of atoms to cells; grey: rounding"
@@ -49,8 +50,7 @@ def _panel(axes, study: Study, m: Modulus) -> None:
     claims = [c for c in study.claims if c.loss == m.loss]
     for claim in claims:
         if claim.kind != "lower" and not m.degenerate:
-            kappa = 1 / (2 * (claim.exponent or np.inf))
-            line = omega[-1] * (m.eps / m.eps[-1]) ** kappa
+            line = omega[-1] * (m.eps / m.eps[-1]) ** (1 / (2 * (claim.exponent or np.inf)))
             axes.plot(m.eps, 0.5 * line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
     low = min(omega.min(), FLOOR) / 10 if m.degenerate else omega.min() / 5
     if low < SAME:
@@ -60,18 +60,22 @@ def _panel(axes, study: Study, m: Modulus) -> None:
     axes.set_ylabel(r"$\omega(\varepsilon)$")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
-    kappa_text = r"$\omega = 0$: no rate" if m.degenerate else rf"$\kappa$ = {m.kappa:.2f}: $n^{{-{m.exponent:.3g}}}$"
+    if m.degenerate:
+        kappa_text = r"$\omega = 0$: no rate"
+    elif m.exponent is None:
+        kappa_text = r"$\kappa$ not settled"
+    else:
+        kappa_text = rf"$\kappa$ = {m.kappa:.2f}: $n^{{-{m.exponent:.3g}}}$"
     told = ", ".join(f"{c.kind} claim {agreement(c, m)}" for c in claims) or "nothing claimed"
     axes.set_title(f"{kappa_text}\n{told}")
 
 
 def write_modulus(study: Study, moduli: list[Modulus], out: str | Path) -> list[Path]:
-    """The figure NAME-modulus as SVG, PNG and CSV below ``out``; returns their paths."""
-    parts = [
-        pd.DataFrame({
-            "loss": m.loss, "eps": m.eps, "omega": m.omega,
-            "local_kappa": np.append(np.nan, [np.nan] * (len(m.eps) - 1) if m.degenerate else m.local_kappa),
-        })
-        for m in moduli if len(m.eps)
-    ]  # fmt: skip
-    return write(out, f"{study.name}-modulus", plot_modulus(study, moduli), pd.concat(parts, ignore_index=True))
+    """The figure NAME-modulus as SVG, PNG and CSV below ``out``; returns their paths. local_kappa: to the next eps."""
+    rows = [
+        {"loss": m.loss, "eps": eps, "omega": omega, "local_kappa": kappa}
+        for m in moduli
+        for eps, omega, kappa in zip_longest(m.eps, m.omega, m.local_kappa, fillvalue=np.nan)
+    ]
+    table = pd.DataFrame(rows, columns=["loss", "eps", "omega", "local_kappa"])
+    return write(out, f"{study.name}-modulus", plot_modulus(study, moduli), table)
