@@ -17,6 +17,7 @@ from moe_sim.console import COLOUR, RUNS, Json, claimed, err_console, fastest, o
 from moe_sim.errors import InputError, one_of, whole
 from moe_sim.rates import finite
 from moe_sim.run import Progress
+from moe_sim.theory.modulus import Modulus
 
 app = typer.Typer(
     add_completion=False,
@@ -83,7 +84,7 @@ def plot(
         beside = target.with_name(f"{target.stem}-controls{target.suffix}")
         plots.save(check_plots.plot_controls(results), beside)
         out_console.print(beside, highlight=False)
-    plots.save(plots.plot_rates(results, ms.judge(results)), target)
+    plots.save(plots.plot_rates(results, ms.judge(results), predict.constants(results.study, folder)), target)
     out_console.print(target, highlight=False)
 
 
@@ -94,7 +95,7 @@ def claims() -> None:
     for name in ms.registry():
         study = ms.load_study(name)
         last = _last(RUNS / name)
-        moduli = {m.loss: m for m in predict.kept_moduli(RUNS / name)}
+        moduli = {m.loss: m for m in _last_moduli(RUNS / name)}
         for k, claim in enumerate(study.claims):
             v = last[k] if k < len(last) else None
             table.add_row(
@@ -388,6 +389,13 @@ def _table(verdicts: list[ms.Verdict]) -> Table:
         )  # fmt: skip
         previous = v.claim
     return table
+
+
+def _last_moduli(folder: Path) -> list[Modulus]:
+    try:
+        return predict.kept_moduli(folder)
+    except InputError:
+        return []
 
 
 def _last(folder: Path) -> list[ms.Verdict]:

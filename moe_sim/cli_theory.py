@@ -51,7 +51,7 @@ def modulus(
         )  # fmt: skip
     out_console.print(table)
     for m in moduli:
-        for line in _told(found, m):
+        for line in _told(found, m) if len(m.eps) else []:
             out_console.print(line, highlight=False, markup=False)
 
 

@@ -20,6 +20,8 @@ from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import Modulus
 from moe_sim.theory.modulus import modulus as search
 
+VERSION = 1  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
+
 
 def modulus(
     study: Study, losses: list[str] | None = None, out: str | Path | None = None,
@@ -32,14 +34,16 @@ def modulus(
     """
     p = study.problem
     claimed = list(dict.fromkeys(c.loss for c in study.claims if c.loss != "function"))
-    wanted = [parse_loss(name, p.model.exponents, p.model.gauge, "loss") for name in losses or claimed or ["voronoi"]]
+    names = dict.fromkeys(losses or claimed or ["voronoi"])
+    wanted = [parse_loss(name, p.model.exponents, p.model.gauge, "loss") for name in names]
     folder = _folder(study, out)
     known = {m.loss: m for m in _kept_moduli(folder)}
     missing = [loss for loss in wanted if loss.name not in known]
     for found in search(p.model, p.truth, p.law, p.options, missing, progress):
         known[found.loss] = found
         if folder is not None:
-            folder.write_json("moduli.json", {"moduli": [m.to_json() for m in known.values()]})
+            told = [m.to_json() for m in known.values()]
+            folder.write_json("moduli.json", {"version": VERSION, "moduli": told})
     return [known[loss.name] for loss in wanted]
 
 
@@ -51,12 +55,14 @@ def kept_moduli(out: str | Path) -> list[Modulus]:
 def constants(study: Study, out: str | Path | None = None) -> Constants:
     """The predicted ``Constants`` of all losses of a study."""
     p, folder = study.problem, _folder(study, out)
+    if p.least_favourable is not None:
+        return Constants("exact", reason=asymptotics.MOVING)
     kept = folder.read_json("constants.json") if folder is not None else {}
-    if kept:
-        return Constants.from_json(kept)
+    if kept.get("version") == VERSION:
+        return Constants.from_json(kept["constants"])
     found = asymptotics.constants(p.model, p.truth, p.law, p.options, p.losses)
     if folder is not None:
-        folder.write_json("constants.json", found.to_json())
+        folder.write_json("constants.json", {"version": VERSION, "constants": found.to_json()})
     return found
 
 
@@ -115,10 +121,10 @@ def _folder(study: Study, out: str | Path | None) -> RunFolder | None:
     if out is None:
         return None
     folder = RunFolder(out)
-    folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed)
+    folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, renew=False)
     return folder
 
 
 def _kept_moduli(folder: RunFolder | None) -> list[Modulus]:
     kept = folder.read_json("moduli.json") if folder is not None else {}
-    return [Modulus.from_json(m) for m in kept.get("moduli", [])]
+    return [Modulus.from_json(m) for m in kept["moduli"]] if kept.get("version") == VERSION else []

@@ -336,11 +336,15 @@ def _judge(results, claim: Claim) -> Verdict:
     groups = [group for _, group in frame.groupby("n", sort=True)]
     sizes = [float(group["n"].iloc[0]) for group in groups]
     column = lambda name: [group[name].to_numpy() for group in groups]  # noqa: E731
-    ceiling = study.ceiling if loss.kind != "function" and loss.gauge is not None else None
+    full = None
+    if loss.kind != "function" and loss.gauge is not None:
+        moving = results.evidence.get("least-favourable")
+        ceilings = [study.ceiling(moving[f"{n:.0f}"] if moving else None) for n in sizes]
+        full = [values >= FULL * c for values, c in zip(column("loss:voronoi"), ceilings, strict=True)]
     return judge_claim(
         study.name, claim, study.problem.options.start, loss.aggregate, sizes, column(f"loss:{claim.loss}"),
         column(f"near:{claim.loss}"), column("certificate"), results.evidence.get(claim.loss),
-        [values >= FULL * ceiling for values in column("loss:voronoi")] if ceiling else None,
+        full,
     )  # fmt: skip
 
 

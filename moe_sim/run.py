@@ -58,6 +58,11 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     Without ``out`` nothing is written. A replicate depends only on the seed, its cell and its index, so adding
     sizes or replicates moves nothing that is there. Ctrl-C loses the chunk in flight at most.
     """
+    return _run(study, out, progress, {})
+
+
+def _run(study: Study, out, progress, truths: dict[str, Any]) -> Results:
+    """``run``, where the truth of each size is known already (``least-favourable`` of the evidence)."""
     problem = study.problem
     folder = RunFolder(out) if out is not None else None
     if folder is not None:
@@ -72,9 +77,7 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     ]
     moving = {}
     if problem.least_favourable is not None:
-        moving = _moving(problem, folder)
-        told = {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in moving.items()}
-        evidence["least-favourable"] = told
+        moving = evidence["least-favourable"] = _moving(problem, truths or _kept_truths(folder))
     if folder is not None:
         folder.write_json("evidence.json", evidence)
     machine, ready = given, 0
@@ -82,7 +85,8 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     good: dict[int, list[bool]] = {}
     for n, index in todo:
         if n != ready and (moving or not ready):
-            machine, ready = (_machine(problem, moving[n]) if moving else given), n
+            truth = {k: np.asarray(v) for k, v in moving[str(n)].items()} if moving else {}
+            machine, ready = (_machine(problem, truth) if moving else given), n
             jobs = machine.fitter.jobs(_samples(study, machine, n, index))
             compile_together([*jobs, (machine.losses, None, np.asarray(machine.fitter.lower)[None])])
         frame = _chunk(study, machine, n, index)
@@ -99,14 +103,19 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
     return Results(study, pd.concat(frames, ignore_index=True), evidence)
 
 
-def _moving(problem: Problem, folder: RunFolder | None) -> dict[int, Parameters]:
-    """The truth of each size, where it moves; those that the folder holds are not looked for again."""
+def _kept_truths(folder: RunFolder | None) -> dict[str, Any]:
+    return folder.read_json("evidence.json").get("least-favourable", {}) if folder is not None else {}
+
+
+def _moving(problem: Problem, known: dict[str, Any]) -> dict[str, Any]:
+    """Parameters (lists) by size (strings, as in JSON), where the truth moves: the known ones, and what is missing."""
     assert problem.least_favourable is not None
-    kept = folder.read_json("evidence.json").get("least-favourable", {}) if folder is not None else {}
-    found = {n: {k: np.asarray(v) for k, v in kept[str(n)].items()} for n in problem.sizes if str(n) in kept}
-    missing = [n for n in problem.sizes if n not in found]
+    missing = [n for n in problem.sizes if str(n) not in known]
+    if not missing:
+        return known
     parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
-    return found | (least_favourable(*parts, missing) if missing else {})
+    found = least_favourable(*parts, missing)
+    return known | {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in found.items()}
 
 
 class _Machine(NamedTuple):
@@ -126,9 +135,10 @@ def _machine(problem: Problem, truth: Parameters) -> _Machine:
 
 def run_controls(results: Results, progress: Callable[[Progress], None] | None = None) -> Results:
     """Run the controls of a finished run (or what its folder lacks of them): the same results, with ``controls``."""
+    truths = results.evidence.get("least-favourable", {})
     for name in names(results.study):
         folder = None if results.folder is None else results.folder / "controls" / name
-        results.controls[name] = run(control(results.study, name), folder, progress)
+        results.controls[name] = _run(control(results.study, name), folder, progress, truths)
     return results
 
 

@@ -36,9 +36,12 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def create(self, study_toml: str, tables: dict[str, Any], digest: str, seed: int) -> None:
-        """Open the folder for this study, new or where it was left; refuse the folder of another study."""
-        if (self.path / "study.toml").exists():
+    def create(self, study_toml: str, tables: dict[str, Any], digest: str, seed: int, renew: bool = True) -> None:
+        """Open the folder for this study, new or where it was left; refuse the folder of another study.
+
+        renew: sizes and replicates become those of this study, where the folder has others.
+        """
+        if known := (self.path / "study.toml").exists():
             self.read_json("provenance.json")
             field = _difference(_lasting(self._study()[1]), _lasting(tables))
             if field:
@@ -48,7 +51,8 @@ class RunFolder:
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise InputError(f"{self.path} exists and is no run folder: pass a new folder, nothing in it was touched")
-        self._write("study.toml", lambda p: p.write_text(study_toml))
+        if renew or not known:
+            self._write("study.toml", lambda p: p.write_text(study_toml))
         if not (self.path / "provenance.json").exists():
             provenance = {"schema": SCHEMA, "digest": digest, "seed": seed, **platform_facts()}
             self.write_json("provenance.json", provenance)

@@ -25,7 +25,7 @@ def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
     drawn = [m for m in moduli if len(m.eps)]
     with matplotlib.rc_context(STYLE):
         columns = {4: 2}.get(len(drawn), min(max(len(drawn), 1), 3 if len(drawn) <= 6 else 4))
-        rows = -(-len(drawn) // columns)
+        rows = max(1, -(-len(drawn) // columns))
         figure = Figure(figsize=(2.5 * max(columns, 1.5), 3.2 + 2.5 * (rows - 1)), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels[len(drawn) :]:

@@ -21,6 +21,7 @@ from moe_sim.theory.asymptotics import (
     COMMON,
     DEPENDENT,
     EDGE,
+    MOVING,
     UNIDENTIFIED,
     Constants,
     Neighbourhood,
@@ -165,6 +166,12 @@ def test_simulated_spare_atoms_have_the_predicted_losses():
 def reason_of(problem, **changes) -> str | None:
     options = replace(problem.options, **changes)
     return constants(problem.model, problem.truth, problem.law, options, problem.losses).reason
+
+
+def test_truths_that_move():
+    claim = [{"loss": "voronoi", "exponent": 0.5, "window": [1e2, 1e4]}]
+    moving = tiny.study(fit__atoms=2, sample__truth="least-favourable", claim=claim)
+    assert predict.constants(moving).reason == MOVING
 
 
 def test_a_truth_on_the_edge():

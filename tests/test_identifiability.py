@@ -69,6 +69,14 @@ def test_linear_experts_hide_gates_behind_slopes():
     assert {f"d2F/d({a})2 = 0" for a in ("slope", "intercept")} <= set(equations)
 
 
+def test_translations_of_gates_are_no_flat_direction():
+    model = Gated(jnp.tanh, intercept=False)
+    truth = {k: v for k, v in TRUTH.items() if k in model.shapes(2)}
+    (exact,) = check_model(model, truth, LAW, replace(OPTIONS, atoms=2)).tangents
+    assert (exact.parameters, exact.rank, exact.trivial) == (6, 4, 2)
+    assert exact.flat == [] and exact.curvature is None
+
+
 CURVED = pytest.mark.parametrize("activation", [jnp.tanh, lambda v: jnp.tanh(v) ** 2 + v**3], ids=["tanh", "other"])
 
 
@@ -186,6 +194,12 @@ def test_softmax_gates_with_twice_the_atoms_are_flat():
     # to a translation.
     assert both.flat == ["gate_slope[0,0] + gate_slope[2,0]", "gate_slope[1,0] + gate_slope[2,0]"]
     assert not any(t.flat for t in found.tangents if t is not both)
+
+
+def test_a_truth_on_the_edge_of_the_box():
+    """One way there is no room to look along a null direction, the other way there is."""
+    found = predict.check_model(tiny.study(fit__atoms=2, fit__bound=1.0))
+    assert found.strong and all(t.flat == [] for t in found.tangents)
 
 
 def test_influences_are_derivatives_of_the_function():

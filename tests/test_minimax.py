@@ -88,7 +88,7 @@ def test_the_bound_of_free_keys_and_values_is_the_same_at_every_n():
     assert bound["sizes"] == [float(n) for n in study.problem.sizes]
     assert bound["risk"] == pytest.approx([bound["risk"][0]] * len(bound["sizes"]), rel=1e-6)
     assert bound["risk"][0] > 0.01
-    assert bound["assumption"] == "the parameter set holds every fit with |coordinate| <= 6"
+    assert bound["assumption"] == "the parameter set is the box of the fit: fit.bound = 6, fit.bias_bound = 3"
 
 
 def test_the_bound_of_tied_prefixes_falls_like_the_claim():

@@ -36,9 +36,13 @@ EXACT_DRAWS, OVER_DRAWS = 2**10, 2**8  # of each scrambling
 # times better determined still move by 1e6 times their rounding.
 STEP = 1e-6
 OVER_STEP = 1e-10  # offsets move by its root: third-order terms add 1e-5, and first-order ones are 1e6 times rounding
-EDGE = "the truth lies on the edge of the parameter set, where limits are not those of its inside: widen {}"
+EDGE = (
+    "truth.{} lies on the edge of the parameter set, where limits are not those of its inside: raise fit.bound or "
+    "fit.bias_bound"
+)
 UNIDENTIFIED = "the information is singular in a direction that moves the measure: the parameters are not identified"
 DEPENDENT = "second derivatives are linear combinations of first ones: the cone is not of second order; see check-model"
+MOVING = "sample.truth = 'least-favourable': each size has a truth of its own, with as many atoms as are fitted"
 COMMON = "parameters common to all atoms are fitted too: their limit with spare atoms is not worked out"
 
 

@@ -1,8 +1,8 @@
 """Identifiability from numbers alone: which directions the data cannot see, and which derivatives depend on others.
 
 Tangent: the Jacobian of f_G (of sqrt p_G for densities) at the truth, and where spare atoms sit on true ones. Its null
-directions are what first order cannot see; a null direction along which the second order vanishes too, up to first
-order ones, is *flat*: there a spare atom costs less than any square.
+directions are what first order cannot see; those along which the function does not change at all are *flat*: there a
+spare atom costs nothing.
 
 Strong identifiability: linear independence of psi, dpsi and d2psi, where psi_eta = d/dm f_{G* + m delta_eta} at m = 0
 is what an atom at eta adds. A linear dependence is an equation between derivatives, such as d2F/db2 = 2 dF/dnu for
@@ -28,7 +28,6 @@ from moe_sim.theory.search import SAME, assignments, owners, residuals_near
 
 RANK = 1e-8  # relative singular value, or residual of a column of length 1, below which there is dependence
 _ZERO = 1e-6  # coefficient, in units of columns of length 1, that is not printed
-_FLAT = 1e-7  # second order, relative to its usual size, that counts as none
 _STARTS = 20
 
 
@@ -38,8 +37,8 @@ class Tangent:
 
     null: what the data do not see at first order, as combinations of free coordinates; ``trivial`` is how many of these
     only share mass out anew or translate gates: the measure is the same. curvature: the least second order effect of
-    the others, relative to the usual one (None where there are no others). flat: directions along which the function
-    does not change at all, however far.
+    the others, tangents taken out, relative to the usual one (None where there are no others). flat: directions along
+    which the function does not change at all, however far.
     """
 
     cells: list[int]
@@ -102,7 +101,7 @@ def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOption
     trivial = 0
     if len(null):
         u, s, _ = np.linalg.svd(same)
-        trivial = len(null) - int(np.sum(s > RANK * max(s.max(initial=0.0), 1e-300)))
+        trivial = len(null) - int(np.sum(s > RANK * np.linalg.norm(null, 2)))
         moving = u[:, : len(null) - trivial].T @ null
     names = _coordinates(fitter)
     lines = _echelon(null)
@@ -132,7 +131,8 @@ def _same_measure(model: Model, fitter: Fitter, centre, owner: np.ndarray) -> np
 
 
 def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None:
-    """min over directions u of ||second derivative along u, tangents taken out||, relative to its usual size."""
+    """min over directions u of ||second derivative along u, tangents taken out||, relative to the usual size of the
+    second derivative with tangents."""
     k = len(moving)
     if not k:
         return None
@@ -141,29 +141,35 @@ def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None
     u, s, _ = np.linalg.svd(J / np.maximum(np.linalg.norm(J, axis=0), 1e-300), full_matrices=False)
     tangents = u[:, s > RANK * s[0]]
     second = second.reshape(len(J), -1)
-    factor = np.asarray(np.linalg.qr(second - tangents @ (tangents.T @ second), mode="r"))
-    second = factor.reshape(-1, k, k)
+    whole, rest = (
+        np.asarray(np.linalg.qr(part, mode="r")).reshape(-1, k, k)
+        for part in (second, second - tangents @ (tangents.T @ second))
+    )
 
-    def size(a):
-        along = np.einsum("mij,i,j->m", second, a, a) / (a @ a)
+    def size(a, matrices=rest):
+        along = np.einsum("mij,i,j->m", matrices, a, a) / (a @ a)
         return float(along @ along)
 
     rng = np.random.default_rng(0)
     starts = rng.normal(size=(_STARTS, k))
-    usual = np.median([size(a) for a in rng.normal(size=(200, k))])
-    if k == 1:
-        return 1.0 if usual > 0 else 0.0
+    usual = float(np.median([size(a, whole) for a in rng.normal(size=(200, k))]))
+    if usual == 0:
+        return 0.0
     best = min(minimize(size, a, method="BFGS", options={"gtol": 1e-16 * usual}).fun for a in starts)
-    return float(np.sqrt(max(best, 0.0) / usual)) if usual > 0 else 0.0
+    return float(np.sqrt(max(best, 0.0) / usual))
 
 
 def _straight(value, centre, line: np.ndarray, fitter: Fitter) -> bool:
-    """Whether the function stays the same along a straight line, as far as the box goes."""
+    """Whether the function stays the same along a straight line, as far as the box goes, one way at least."""
     lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
-    moves = np.abs(line) > 0
-    room = np.where(line > 0, upper - centre, centre - lower)[moves] / np.abs(line[moves])
-    steps = np.array([0.03, 0.3, 0.9]) * min(room.min(), 10.0)
-    return all(float(jnp.linalg.norm(value(centre + t * line))) < SAME for t in steps)
+
+    def along(line):
+        moves = np.abs(line) > 0
+        room = np.where(line > 0, upper - centre, centre - lower)[moves] / np.abs(line[moves])
+        steps = np.array([0.03, 0.3, 0.9]) * min(room.min(), 10.0)
+        return steps[0] > 0 and all(float(jnp.linalg.norm(value(centre + t * line))) < SAME for t in steps)
+
+    return along(line) or along(-line)
 
 
 def _coordinates(fitter: Fitter) -> list[str]:

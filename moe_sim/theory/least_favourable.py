@@ -33,8 +33,8 @@ def least_favourable(
             f"sample.truth = 'least-favourable': no measure of {options.atoms} atoms near the truth has a loss "
             f"{loss.name}, put a claim on another loss first"
         )
-    if curve.degenerate:
-        return {n: curve.measures[0] for n in sizes}
+    if curve.zero_from is not None:
+        return {n: curve.measures[curve.zero_from] for n in sizes}
     return {n: descent.at(eps_at(curve, undetectable(model, n))) for n in sizes}
 
 
@@ -46,7 +46,12 @@ def undetectable(model: Model, n: float) -> float:
 
 
 def eps_at(curve: Modulus, distance: float) -> float:
-    """eps with omega(eps) = distance, on the line through neighbours in logarithms; at most the largest eps."""
+    """eps with omega(eps) = distance, on the line through neighbours in logarithms; at most the largest eps.
+
+    A curve of one eps says nothing of others: that one.
+    """
+    if len(curve.eps) == 1:
+        return float(curve.eps[0])
     x, y = np.log(np.maximum.accumulate(curve.omega[::-1])), np.log(curve.eps[::-1])
     if np.log(distance) < x[0]:
         slope = (y[1] - y[0]) / max(x[1] - x[0], 1e-12)

@@ -74,4 +74,5 @@ def least_risk(
 
 def assumption(options: FitOptions) -> str:
     """What a lower bound supposes of the parameter set, in words: measures of the box of the study may be the truth."""
-    return f"the parameter set holds every fit with |coordinate| <= {options.bound:g}"
+    box = f"fit.bound = {options.bound:g}, fit.bias_bound = {options.bias_bound:g}"
+    return f"the parameter set is the box of the fit: {box}"

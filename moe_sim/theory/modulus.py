@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moe_sim.errors import InputError
 from moe_sim.fitting import FitOptions
 from moe_sim.laws import Law
 from moe_sim.losses import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.level import GAIN
-from moe_sim.theory.search import SAME, Branch, Lanes, Points, Search, assignments, joined
+from moe_sim.theory.search import SAME, STEEPEST, Branch, Lanes, Points, Search, assignments, joined
 
 LARGEST, LEVELS = 0.3, 11  # eps at first, and at how many eps, from one to the next offsets halved
 LEAST = 1e-12  # eps at last: a loss is a difference of masses, and rounded as they are
@@ -35,6 +36,7 @@ FLOOR = 2e-12  # distance below which rounding begins to tell by 0.1%: no smalle
 STARTS, FIRST, LATER = 64, 5, 8
 SWEEPS = 2  # up and down again, at most, while that finds smaller omega
 ENDED = 1e-4  # part of omega that a window of iterations must gain, where the best points are followed to the end
+STEEPER = 3.0  # by how much the power of eps may rise from one eps to the next
 PART = 0.1  # of the way to the next eps (in logarithms) that is gone to see how coordinates move
 
 
@@ -42,11 +44,14 @@ PART = 0.1  # of the way to the next eps (in logarithms) that is gone to see how
 class Modulus:
     """omega over eps for one loss; the arrays are (E,), from the largest eps to the smallest.
 
+    zero_from: the place in them from where on omega is zero to rounding, None if it never is: ``degenerate``.
+
     kappa: slope of log omega over log eps between the two smallest, ``local_kappa`` (E - 1,) between all neighbours.
     cells: fitted atoms in the Voronoi cell of each true one, at each eps. by_cells: the least omega among measures with
     such cells, none empty, (E,), NaN where there are none or rounding tells. measures: parameters of G_eps at each eps.
     agreeing: random starts that came within 1% of the least omega there, or were led to it from other eps. dimension:
-    of the set of parameters that give f_G*, at the first G_eps, if degenerate.
+    if degenerate, of the null space of the Jacobian at the first G_eps that is on it: at least that of the set of
+    parameters that give f_G*.
     """
 
     loss: str
@@ -59,9 +64,13 @@ class Modulus:
     dimension: int | None = None
 
     @property
+    def zero_from(self) -> int | None:
+        return _zero_from(self.eps, self.omega)
+
+    @property
     def degenerate(self) -> bool:
-        """Whether omega is zero to rounding, at every eps: no estimator has any rate."""
-        return _zero(self.omega)
+        """Whether omega is zero to rounding at all small eps: no estimator has any rate."""
+        return self.zero_from is not None
 
     @property
     def local_kappa(self) -> np.ndarray:
@@ -69,7 +78,7 @@ class Modulus:
 
     @property
     def kappa(self) -> float | None:
-        return _slope(self.eps, self.omega)
+        return None if self.degenerate else _slope(self.eps, self.omega)
 
     @property
     def exponent(self) -> float | None:
@@ -81,12 +90,13 @@ class Modulus:
     def kappa_with(self, cells: tuple[int, ...]) -> float | None:
         """kappa among measures with such cells; infinite where they are degenerate."""
         omega = self.by_cells[cells]
-        return float("inf") if _zero(omega) else _slope(self.eps, omega)
+        return _slope(self.eps, omega) if _zero_from(self.eps, omega) is None else float("inf")
 
     def to_json(self) -> dict[str, Any]:
         by_cells = [
             {"cells": list(k), "omega": [None if np.isnan(w) else w for w in v.tolist()],
-             "kappa": None if _zero(v) else self.kappa_with(k), "degenerate": _zero(v)}
+             "kappa": None if self.kappa_with(k) == float("inf") else self.kappa_with(k),
+             "degenerate": self.kappa_with(k) == float("inf")}
             for k, v in self.by_cells.items()
         ]  # fmt: skip
         return {
@@ -107,10 +117,22 @@ class Modulus:
         return Modulus(told["loss"], eps, omega, cells, by_cells, measures, told["agreeing"], told["dimension"])
 
 
-def _zero(omega: np.ndarray) -> bool:
-    """Whether it is zero to rounding wherever it is known."""
-    known = omega[~np.isnan(omega)]
-    return bool(len(known) and np.all(known < SAME))
+def _zero_from(eps: np.ndarray, omega: np.ndarray) -> int | None:
+    """From where on omega is zero to rounding (NaN is not known); None where the last that is known is not.
+
+    Nor where it may have come down to rounding by a power of eps: the last that was seen, and ``STEEPER``.
+    """
+    known = np.flatnonzero(~np.isnan(omega))
+    above = known[omega[known] >= SAME]
+    first = known[known > (above[-1] if len(above) else -1)][:1]
+    if not len(first):
+        return None
+    if len(above):
+        seen = _slope(eps[above], omega[above])
+        power = STEEPEST if seen is None else seen + STEEPER
+        if omega[above[-1]] * (eps[first[0]] / eps[above[-1]]) ** power < SAME:
+            return None
+    return int(first[0])
 
 
 def _slope(eps: np.ndarray, omega: np.ndarray) -> float | None:
@@ -127,8 +149,8 @@ def modulus(
 ) -> Iterator[Modulus]:  # fmt: skip
     """The ``Modulus`` of each loss, eps falling until rounding tells; ``progress(loss, eps, omega)`` after each eps.
 
-    eps: falling values in place of those of ``grid``. The loss ``function`` is its own modulus. A loss that no
-    neighbour of the truth reaches has empty arrays.
+    eps: falling values in place of those of ``grid``; of those that are reached the first ``LEVELS`` are taken. The
+    loss ``function`` is its own modulus. A loss that no neighbour of the truth reaches has empty arrays.
     """
     searched = [loss for loss in losses if loss.kind != "function"]
     search = Search(model, truth, law, options, searched) if searched else None
@@ -169,7 +191,7 @@ class _Level(NamedTuple):
         return found
 
     def exhausted(self, degenerate: bool) -> bool:
-        """Whether rounding tells: of the least omega or, where that is 0 at every eps, of all others."""
+        """Whether rounding tells: of the least omega or, where that is 0, of all others."""
         others = [omega for omega in self.least().values() if omega > SAME]
         return bool(others and max(others) < FLOOR) if degenerate else self.omega < FLOOR
 
@@ -195,8 +217,9 @@ class Descent:
             level = self._down(eps)
             if not level.least() and not levels:
                 continue
-            degenerate = (levels[0] if levels else level).omega < SAME
-            if not level.least() or level.exhausted(degenerate) or len(levels) == LEVELS:
+            so_far = [*levels, level]
+            zero = _zero_from(np.array([v.eps for v in so_far]), np.array([v.omega for v in so_far])) is not None
+            if not level.least() or level.exhausted(zero) or len(levels) == LEVELS:
                 break
             levels.append(level)
             tell(level)
@@ -220,6 +243,11 @@ class Descent:
         if eps != nearest.eps:
             nearest = self._ended(eps, self._solve(eps, self._followed(nearest, eps)))
         found = nearest.together()
+        if not np.isfinite(found.least):
+            raise InputError(
+                f"no measure of loss {self.search.losses[self.which].name} = {eps:g} was found near the truth: pass "
+                "sizes for which such a loss is seen, or another loss"
+            )
         return self._parameters(found.theta[int(np.argmin(found.omega))])
 
     def _down(self, eps: float) -> _Level:
@@ -262,21 +290,22 @@ class Descent:
         best = [int(np.argmin(points.omega)) for points in every]
         thetas = [points.theta[k] for points, k in zip(every, best, strict=True)]
         least = [level.least() for level in self.levels]
+        eps = np.array([level.eps for level in self.levels])
         kinds = sorted({cells for row in least for cells in row if min(cells) > 0}, reverse=True)
         made = Modulus(
             self.search.losses[self.which].name,
-            np.array([level.eps for level in self.levels]),
+            eps,
             np.array([level.omega for level in self.levels]),
             [tuple(points.cells[k].tolist()) for points, k in zip(every, best, strict=True)],
-            {cells: _told([row.get(cells, np.nan) for row in least]) for cells in kinds},
+            {cells: _told(eps, [row.get(cells, np.nan) for row in least]) for cells in kinds},
             [self._parameters(theta) for theta in thetas],
             [len(points.agreeing(k)) for points, k in zip(every, best, strict=True)],
         )  # fmt: skip
-        if not made.degenerate:
+        if made.zero_from is None:
             return made
-        # Near the truth all directions that first order does not see would seem to belong to the set.
-        singular = np.asarray(self.search.rank(thetas[0]))
-        return replace(made, dimension=int(len(thetas[0]) - np.sum(singular > 1e-8 * singular[0])))
+        # Nearer the truth all directions that first order does not see would seem to belong to the set.
+        singular = np.asarray(self.search.rank(thetas[made.zero_from]))
+        return replace(made, dimension=int(thetas[0].size - np.sum(singular > 1e-8 * singular[0])))
 
 
 def _joined(one: list, other: list) -> list:
@@ -284,7 +313,7 @@ def _joined(one: list, other: list) -> list:
     return [joined(*pair) for pair in zip(one, other, strict=True)]
 
 
-def _told(values: list[float]) -> np.ndarray:
-    """As far down as rounding does not tell, unless all is zero."""
+def _told(eps: np.ndarray, values: list[float]) -> np.ndarray:
+    """As far down as rounding does not tell, unless it is zero."""
     omega = np.array(values)
-    return omega if _zero(omega) else np.where(omega < FLOOR, np.nan, omega)
+    return np.where(omega < FLOOR, np.nan, omega) if _zero_from(eps, omega) is None else omega

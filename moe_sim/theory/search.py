@@ -214,7 +214,7 @@ class Branch:
         return Lanes(np.array([self._shared_as(theta) for theta in drawn]), offset, starts)
 
     def led(self, points: Points, rng) -> Lanes:
-        """A little on from points of another eps."""
+        """Through points found before, at this or a nearby eps."""
         return self._through(points.theta, points, rng)
 
     def extrapolated(self, points: Points, at: float, further: Points, now: float, eps: float, rng) -> Lanes:

@@ -65,11 +65,11 @@ def two_point(
 
 
 def _searched(model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]):
-    """Evidence from the modulus, where that is zero: the pair at the largest eps."""
+    """Evidence from the modulus, where that is zero: the pair at the largest eps of those."""
     return {
-        loss.name: _evidence(model, truth, options, loss, m.measures[0], float(m.eps[0]), float(m.omega[0]))
+        loss.name: _evidence(model, truth, options, loss, m.measures[k], float(m.eps[k]), float(m.omega[k]))
         for loss, m in zip(losses, modulus(model, truth, law, options, losses), strict=True)
-        if m.degenerate
+        if (k := m.zero_from) is not None
     }
 
 
