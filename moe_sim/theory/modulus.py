@@ -50,8 +50,8 @@ class Modulus:
     cells: fitted atoms in the Voronoi cell of each true one, at each eps. by_cells: the least omega among measures with
     such cells, none empty, (E,), NaN where there are none or rounding tells. measures: parameters of G_eps at each eps.
     agreeing: random starts that came within 1% of the least omega there, or were led to it from other eps. dimension:
-    if degenerate, of the null space of the Jacobian at the first G_eps that is on it: at least that of the set of
-    parameters that give f_G*.
+    if degenerate, of the null space of the Jacobian at the first G_eps with the function of the truth; that of the set
+    of such parameters is no larger.
     """
 
     loss: str
