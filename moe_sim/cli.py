@@ -84,7 +84,9 @@ def plot(
         beside = target.with_name(f"{target.stem}-controls{target.suffix}")
         plots.save(check_plots.plot_controls(results), beside)
         out_console.print(beside, highlight=False)
-    plots.save(plots.plot_rates(results, ms.judge(results), predict.constants(results.study, folder)), target)
+    # Drawing adds nothing to a run folder, which may be read-only.
+    predicted = predict.constants(results.study, folder if (folder / "constants.json").is_file() else None)
+    plots.save(plots.plot_rates(results, ms.judge(results), predicted), target)
     out_console.print(target, highlight=False)
 
 

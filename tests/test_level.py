@@ -70,13 +70,15 @@ def test_quartic_valleys_are_followed_to_the_end():
         assert float(found.omega) == pytest.approx(eps**2, rel=1e-3)
 
 
-def test_the_box_holds():
-    """The soft direction is closed at 0.1: the rest of the sphere is made up by the stiff one."""
+@pytest.mark.parametrize("soft", [1.0, 0.05])
+def test_the_box_holds(soft):
+    """The soft direction is closed at 0.1: the rest of the sphere is made up by the stiff one. From the edge, and from
+    inside, from where a free step would leave."""
     matrix = np.diag([1.0, 0.01])
     lower, upper = jnp.array([-1.0, -0.1]), jnp.array([1.0, 0.1])
     rows = lambda t: jnp.asarray(matrix) @ t  # noqa: E731
     found = least_on_level(
-        rows, jax.jacfwd(rows), jnp.linalg.norm, jnp.zeros(2), jnp.ones(2), 0.5, lower, upper
+        rows, jax.jacfwd(rows), jnp.linalg.norm, jnp.zeros(2), jnp.array([1.0, soft]), 0.5, lower, upper, gain=1e-9
     )  # fmt: skip
     assert float(found.omega) == pytest.approx(np.hypot(np.sqrt(0.25 - 0.01), 0.001), rel=1e-6)
 
