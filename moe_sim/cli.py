@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from rich.table import Column, Table
 
 import moe_sim as ms
-from moe_sim import cli_theory, predict
+from moe_sim import cli_replay, cli_theory, predict
 from moe_sim.console import COLOUR, RUNS, Json, claimed, err_console, fastest, out_console, parsed, slope_text
 from moe_sim.errors import InputError, one_of, whole
 from moe_sim.rates import finite
@@ -26,6 +27,7 @@ app = typer.Typer(
     help="Rates of mixtures of experts, checked.",
 )
 app.add_typer(cli_theory.app)
+app.add_typer(cli_replay.app)
 
 
 @app.command()
@@ -284,6 +286,7 @@ def bench(as_json: Json = False) -> None:
 
 def main() -> None:
     """Entry point: bad input becomes one line and exit status 2, Ctrl-C status 130."""
+    warnings.showwarning = _warn
     try:
         status = app(standalone_mode=False) or 0  # outside standalone mode a typer.Exit comes back as its status
     except InputError as error:
@@ -298,6 +301,10 @@ def main() -> None:
     if status == 130:
         err_console.print("interrupted: what was done is kept, the same command goes on from there")
     sys.exit(status)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    err_console.print(f"warning: {' '.join(str(message).split())}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _fail(message: str) -> None:

@@ -81,6 +81,14 @@ class FitOptions:
     solver: dict[str, Any] = field(default_factory=dict)
 
 
+class Lanes(NamedTuple):
+    """Starts that were followed to the end: replicate (L,), how many starts each stands for (L,), their solutions."""
+
+    replicate: np.ndarray
+    copies: np.ndarray
+    solution: Solution
+
+
 class Fits(NamedTuple):
     """R fitted replicates, arrays with first axis R.
 
@@ -89,6 +97,7 @@ class Fits(NamedTuple):
     starts spent, iterations and passes: summed over them (passes in units of one over the whole sample, those over
     subsamples included; the first chunk's are not), certificate (R,) of strings (``CERTIFICATES``).
     near: one array (k_r, P) a replicate, all fits within ``NEAR`` of the best, the best included.
+    lanes: starts that were followed to the end, all replicates'.
     """
 
     theta: np.ndarray
@@ -103,14 +112,7 @@ class Fits(NamedTuple):
     passes: np.ndarray
     certificate: np.ndarray
     near: list[np.ndarray]
-
-
-class _Lanes(NamedTuple):
-    """Starts that were followed to the end: replicate (L,), how many starts each stands for (L,), their solutions."""
-
-    replicate: np.ndarray
-    copies: np.ndarray
-    solution: Solution
+    lanes: Lanes
 
 
 class _Spent(NamedTuple):
@@ -262,7 +264,7 @@ class Fitter:
         n: the sample size, which only ``spread_exponent`` asks for.
         """
         count, size = len(seeds), self.options.starts
-        lanes: list[_Lanes] = []
+        lanes: list[Lanes] = []
         spent = _Spent(*np.zeros((3, count)))
         pending = np.arange(count)
         rounds = [seed.spawn(max(1, self.options.budget)) for seed in seeds]
@@ -280,7 +282,7 @@ class Fitter:
                 break
         return fits
 
-    def _follow(self, samples, replicate, theta, value, spent: _Spent) -> _Lanes:
+    def _follow(self, samples, replicate, theta, value, spent: _Spent) -> Lanes:
         """Lead starts to optima of the whole sample, through larger and larger subsamples.
 
         After each (``value`` is that on the first chunk) the hopeless are left behind, and those that met go on as one.
@@ -301,13 +303,13 @@ class Fitter:
             np.add.at(spent.passes, replicate, found.passes * (chunks / total))
             np.add.at(spent.iterations, replicate, found.iterations)
             theta, value = found.theta, found.objective
-        return _Lanes(replicate, copies, found)
+        return Lanes(replicate, copies, found)
 
     def _degenerate(self, theta: np.ndarray) -> np.ndarray:
         """Whether a variance lies on its lower bound, (K,) of thetas (K, P)."""
         return np.any((theta <= np.asarray(self.lower) + 1e-6) & self._scales, axis=1)
 
-    def _judge(self, samples, lanes: list[_Lanes], spent: _Spent, pending, checked) -> Fits:
+    def _judge(self, samples, lanes: list[Lanes], spent: _Spent, pending, checked) -> Fits:
         """Best fit, certificate and near-minimisers of each replicate from all lanes so far.
 
         ``checked`` (4, R) is what ``certify`` found, of which the replicates ``pending`` have to be looked at again.
@@ -342,6 +344,7 @@ class Fitter:
         return Fits(
             every.theta[best], objective, at_truth, status, promised, least, agreeing,
             spent.starts.astype(int), spent.iterations.astype(int), spent.passes.copy(), certificate, near,
+            Lanes(owner, copies, every),
         )  # fmt: skip
 
 

@@ -63,10 +63,21 @@ def run(study: Study, out: str | Path | None = None, progress: Callable[[Progres
 
 def _run(study: Study, out, progress, truths: dict[str, Any]) -> Results:
     """``run``, where the truth of each size is known already (``least-favourable`` of the evidence)."""
+    if out is None:
+        frames: list[pd.DataFrame] = []
+        evidence = _fill(study, None, progress, truths, lambda n, first, frame: frames.append(frame))
+        return Results(study, pd.concat(frames, ignore_index=True), evidence)
+    folder = RunFolder(out)
+    folder.check(study.tables)
+    with folder.writing():
+        folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed)
+        _fill(study, folder, progress, truths, folder.write_chunk)
+    return load_results(folder.path)
+
+
+def _fill(study: Study, folder: RunFolder | None, progress, truths, keep: Callable) -> dict[str, Any]:
+    """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; gives the evidence."""
     problem = study.problem
-    folder = RunFolder(out) if out is not None else None
-    if folder is not None:
-        folder.create(study.to_toml(), study.tables, study.digest, problem.seed)
     given = _machine(problem, problem.truth)
     lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]
     evidence: dict[str, Any] = two_point(
@@ -81,7 +92,6 @@ def _run(study: Study, out, progress, truths: dict[str, Any]) -> Results:
     if folder is not None:
         folder.write_json("evidence.json", evidence)
     machine, ready = given, 0
-    frames = []
     good: dict[int, list[bool]] = {}
     for n, index in todo:
         if n != ready and (moving or not ready):
@@ -89,18 +99,14 @@ def _run(study: Study, out, progress, truths: dict[str, Any]) -> Results:
             machine, ready = (_machine(problem, truth) if moving else given), n
             jobs = machine.fitter.jobs(_samples(study, machine, n, index))
             compile_together([*jobs, (machine.losses, None, np.asarray(machine.fitter.lower)[None])])
-        frame = _chunk(study, machine, n, index)
-        if folder is not None:
-            folder.write_chunk(n, int(index[0]), frame)
-        frames.append(frame)
+        frame, _ = _chunk(study, machine, n, index)
+        keep(n, int(index[0]), frame)
         certified = good.setdefault(n, [])
         certified.extend(frame["certificate"] == "certified")
         if progress is not None:
             last, done = n == todo[-1][0], int(index[-1]) + 1
             progress(Progress(study.name, n, done, problem.replicates, float(np.mean(certified)), last))
-    if folder is not None:
-        return load_results(folder.path)
-    return Results(study, pd.concat(frames, ignore_index=True), evidence)
+    return evidence
 
 
 def _kept_truths(folder: RunFolder | None) -> dict[str, Any]:
@@ -179,8 +185,15 @@ def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
     return jax.tree.map(lambda leaf: leaf[fill], samples)
 
 
-def _chunk(study: Study, machine: _Machine, n: int, index: np.ndarray):
-    """A data frame with one row a replicate."""
+def fit_chunk(study: Study, n: int, index: np.ndarray, evidence: dict[str, Any]) -> tuple[pd.DataFrame, Fits]:
+    """Replicates ``index`` of size n as ``run`` computes them, one row each, and their fits."""
+    moving = evidence.get("least-favourable")
+    truth = {k: np.asarray(v) for k, v in moving[str(n)].items()} if moving else study.problem.truth
+    return _chunk(study, _machine(study.problem, truth), n, index)
+
+
+def _chunk(study: Study, machine: _Machine, n: int, index: np.ndarray) -> tuple[pd.DataFrame, Fits]:
+    """A data frame with one row a replicate, and the fits."""
     seeds = _seeds(study, n, index, "model", "truth", "law", "fit")
     fitter, losses = machine.fitter, machine.losses
     fits = fitter.fit(_samples(study, machine, n, index), seeds, n)
@@ -194,7 +207,7 @@ def _chunk(study: Study, machine: _Machine, n: int, index: np.ndarray):
         columns[f"near:{name}"] = np.where(np.isneginf(worst), np.nan, worst)
     columns["near:count"] = counts
     columns |= _estimate_columns(fitter, fits.theta)
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns), fits
 
 
 def _fit_columns(fits: Fits) -> dict[str, Any]:

@@ -5,11 +5,15 @@
     RUN/controls/NAME/, a run folder each, where controls have been run
 
 A chunk's name has its size, its first replicate and the one after its last, and the start of its
-SHA-256. Every file is written whole under another name, then renamed: a reader never sees half of one.
+SHA-256: the names are the manifest. Every file is written whole under another name, brought to the disk, then renamed,
+and the rename brought to the disk: a reader never sees half of one, and neither a kill nor a power cut loses what was
+there. One process at a time writes chunks (``writing``).
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -17,7 +21,9 @@ import os
 import platform
 import re
 import tomllib
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +33,7 @@ import pandas as pd
 from moe_sim.errors import InputError
 
 SCHEMA = 1
+_LOCK = ".lock"
 _CHUNK = re.compile(r"n(\d+)-r(\d+)-(\d+)-[0-9a-f]{16}\.parquet")
 
 
@@ -36,26 +43,68 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def create(self, study_toml: str, tables: dict[str, Any], digest: str, seed: int, renew: bool = True) -> None:
-        """Open the folder for this study, new or where it was left; refuse the folder of another study.
-
-        renew: sizes and replicates become those of this study, where the folder has others.
-        """
-        if known := (self.path / "study.toml").exists():
-            self.read_json("provenance.json")
+    def check(self, tables: dict[str, Any]) -> bool:
+        """Whether the folder is there already, for this study; refuse that of another one, or of something else."""
+        if (self.path / "study.toml").exists():
+            self._check_schema()
             field = _difference(_lasting(self._study()[1]), _lasting(tables))
             if field:
                 raise InputError(
                     f"{self.path} holds another study, {field}: pass another --out, or the study that the folder was "
                     "made with (only sizes and replicates may grow)"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            return True
+        if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise InputError(f"{self.path} exists and is no run folder: pass a new folder, nothing in it was touched")
+        return False
+
+    def create(self, study_toml: str, tables: dict[str, Any], digest: str, seed: int, renew: bool = True) -> None:
+        """Open the folder for this study, new or where it was left; see ``check``.
+
+        renew: sizes and replicates become those of this study, where the folder has others.
+        """
+        known = self.check(tables)
         if renew or not known:
             self._write("study.toml", lambda p: p.write_text(study_toml))
         if not (self.path / "provenance.json").exists():
             provenance = {"schema": SCHEMA, "digest": digest, "seed": seed, **platform_facts()}
             self.write_json("provenance.json", provenance)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write chunks, of one process at a time; half-written files of processes that died are removed.
+
+        Chunks whose bytes are not those that their name was made of are set aside, with a warning, so that they are
+        missing: what was in them is computed anew.
+        """
+        lock = self.path / _LOCK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(_unwritable(lock, error)) from None
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise InputError(
+                        f"{lock} cannot be locked ({error.strerror}): pass an --out on another disk"
+                    ) from None
+                raise InputError(
+                    f"{self.path} is being written by another process: wait for it, or pass another --out"
+                ) from None
+            for name in (".study.toml", ".provenance.json", ".evidence.json", "chunks/.n"):
+                for left in self.path.glob(f"{name}*.tmp"):
+                    left.unlink()
+            for path in sorted((self.path / "chunks").glob("*.parquet")):
+                if _checksum(path.read_bytes()) not in path.name:
+                    aside = path.with_suffix(".damaged")
+                    os.replace(path, aside)
+                    warnings.warn(f"{path} is damaged: set aside as {aside.name}, it is computed anew", stacklevel=3)
+            yield
+        finally:
+            os.close(handle)
 
     def write_chunk(self, n: int, first: int, frame: pd.DataFrame) -> None:
         """Keep replicates first, first + 1, ... of size n."""
@@ -76,12 +125,26 @@ class RunFolder:
     def read(self) -> tuple[str, pd.DataFrame, dict[str, Any]]:
         """Study TOML, one row a replicate, evidence."""
         text, _ = self._study()
+        try:
+            self.read_json("provenance.json")
+        except InputError as error:
+            warnings.warn(f"{error}; chunks are read all the same, each has its own checksum", stacklevel=3)
+        else:
+            self._check_schema()
         files = sorted((self.path / "chunks").glob("*.parquet"))
         if not files:
             raise InputError(f"{self.path} has no results yet: run the study first")
         frame = pd.concat([self._frame(f) for f in files], ignore_index=True)
         frame = frame.sort_values(["n", "replicate"], ignore_index=True)
         return text, frame, self.read_json("evidence.json")
+
+    def _check_schema(self) -> None:
+        schema = self.read_json("provenance.json").get("schema", SCHEMA)
+        if schema != SCHEMA:
+            raise InputError(
+                f"{self.path} was written in schema {schema}, this moe_sim knows schema {SCHEMA}: use the version that "
+                "its provenance.json names, or pass another --out"
+            )
 
     def _study(self) -> tuple[str, dict[str, Any]]:
         """The study file, as text and as tables."""
@@ -118,14 +181,33 @@ class RunFolder:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             write(temporary)
+            _to_disk(temporary)
             os.replace(temporary, target)
+            _to_disk(target.parent)
         except OSError as error:
-            raise InputError(
-                f"{target} cannot be written ({error.strerror}): pass an --out that you may write to"
-            ) from None
+            raise InputError(_unwritable(target, error)) from None
         finally:
             if os.path.lexists(temporary):
                 os.unlink(temporary)
+
+
+def _foreign(path: Path) -> bool:
+    """Whether it is neither the lock nor the half of a first file, which a process that died has left."""
+    return path.name != _LOCK and not re.fullmatch(r"\.study\.toml\.\d+\.tmp", path.name)
+
+
+def _to_disk(path: Path) -> None:
+    """What was written to a file, or renamed in a folder, survives a power cut from here on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    remedy = "make room, or pass" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "pass"
+    return f"{path} cannot be written ({error.strerror}): {remedy} an --out that you may write to"
 
 
 def _checksum(content: bytes) -> str:
