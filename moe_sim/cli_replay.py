@@ -34,7 +34,8 @@ def replay(
     row = found.row
     table = Table("starts", "log-likelihood units above the best", "iterations", "status")
     for start in found.starts.to_dict("records"):
-        table.add_row(str(start["starts"]), f"{start['above']:.6g}", str(start["iterations"]), str(start["status"]))
+        status = f"{start['status']}{', a variance on its bound' if start['degenerate'] else ''}"
+        table.add_row(str(start["starts"]), f"{start['above']:.6g}", str(start["iterations"]), status)
     out_console.print(table)
     lines = [
         f"{row['certificate']}: {found.certificate}",

@@ -82,11 +82,13 @@ class FitOptions:
 
 
 class Lanes(NamedTuple):
-    """Starts that were followed to the end: replicate (L,), how many starts each stands for (L,), their solutions."""
+    """Starts that were followed to the end, (L,) each: replicate, how many starts each stands for, their solutions,
+    and whether a variance lies on its lower bound there."""
 
     replicate: np.ndarray
     copies: np.ndarray
     solution: Solution
+    degenerate: np.ndarray
 
 
 class Fits(NamedTuple):
@@ -303,7 +305,7 @@ class Fitter:
             np.add.at(spent.passes, replicate, found.passes * (chunks / total))
             np.add.at(spent.iterations, replicate, found.iterations)
             theta, value = found.theta, found.objective
-        return Lanes(replicate, copies, found)
+        return Lanes(replicate, copies, found, self._degenerate(np.asarray(found.theta)))
 
     def _degenerate(self, theta: np.ndarray) -> np.ndarray:
         """Whether a variance lies on its lower bound, (K,) of thetas (K, P)."""
@@ -314,9 +316,8 @@ class Fitter:
 
         ``checked`` (4, R) is what ``certify`` found, of which the replicates ``pending`` have to be looked at again.
         """
-        owner, copies, every = jax.tree.map(lambda *parts: np.concatenate(parts), *lanes)
+        owner, copies, every, spoilt = together = jax.tree.map(lambda *parts: np.concatenate(parts), *lanes)
         # A spike of the likelihood is no estimate: it is the best only where there is nothing else.
-        spoilt = self._degenerate(every.theta)
         value = np.where(np.isfinite(every.objective), every.objective, np.inf)
         order = np.lexsort((value, spoilt, owner))
         best = order[np.searchsorted(owner[order], np.arange(checked.shape[1]))]
@@ -344,7 +345,7 @@ class Fitter:
         return Fits(
             every.theta[best], objective, at_truth, status, promised, least, agreeing,
             spent.starts.astype(int), spent.iterations.astype(int), spent.passes.copy(), certificate, near,
-            Lanes(owner, copies, every),
+            together,
         )  # fmt: skip
 
 

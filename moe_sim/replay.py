@@ -20,7 +20,8 @@ class Replay:
     """row: the columns of the replicate, computed again. differs: columns in which the run's are others, bit for bit.
 
     starts: one row for each optimum that starts were followed to, the best first: ``starts`` that came to it,
-    ``objective`` in log-likelihood units, ``above`` the best, ``iterations`` over the whole sample, ``status``.
+    ``objective`` in log-likelihood units, ``above`` the best, ``iterations`` over the whole sample, ``status``,
+    ``degenerate``: whether a variance lies on its lower bound, so that it is the best only where all are.
     """
 
     row: pd.Series
@@ -59,6 +60,7 @@ def replay(results: Results, size: float, replicate: int) -> Replay:
     starts = pd.DataFrame({
         "starts": fits.lanes.copies, "objective": solution.objective, "above": solution.objective - row["objective"],
         "iterations": solution.iterations, "status": [str(Status(int(s))) for s in solution.status],
+        "degenerate": fits.lanes.degenerate,
     })  # fmt: skip
     return Replay(row, differs, starts.sort_values("objective", kind="stable", ignore_index=True))
 

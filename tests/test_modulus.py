@@ -18,13 +18,14 @@ from scipy.optimize import minimize
 import moe_sim as ms
 from moe_sim import predict
 from moe_sim.distances import function_residuals
+from moe_sim.errors import InputError
 from moe_sim.fitting import FitOptions, Fitter
 from moe_sim.laws import Uniform
 from moe_sim.losses import parse_loss
 from moe_sim.models.base import MixtureModel
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
-from moe_sim.theory.modulus import FLOOR, SAME, Modulus, modulus
+from moe_sim.theory.modulus import FLOOR, SAME, Descent, Modulus, modulus
 from moe_sim.theory.search import Branch, Search, assignments, residuals_near
 
 RANGE = (1e-3, 1e2)
@@ -196,10 +197,9 @@ def test_one_expert_fitted_by_more(atoms, kappas):
 def test_two_gates_fitted_by_three():
     """The published truth of two experts, one atom too many: 4 for intercepts (claimed so), 2 for slopes' variances."""
     problem = ms.load_study("softmax-gaussian-over-2").problem
-    (found,) = moduli(problem, "atoms:weighted:gate_slope+intercept")
-    assert found.kappa == pytest.approx(4, abs=0.15)
-    (found,) = moduli(problem, "atoms:weighted:slope+variance", eps=0.3 * 0.5 ** np.arange(6))
-    assert found.kappa == pytest.approx(2, abs=0.15)
+    names = "atoms:weighted:gate_slope+intercept", "atoms:weighted:slope+variance"
+    found = moduli(problem, *names, eps=0.3 * 0.5 ** np.arange(9))
+    assert [m.kappa for m in found] == [pytest.approx(4, abs=0.15), pytest.approx(2, abs=0.15)]
 
 
 def test_gaussian_gates_fitted_by_one_more():
@@ -300,6 +300,16 @@ def test_every_fitted_atom_keeps_a_part_of_the_mass():
     for measure in found.measures:
         mass = np.exp(measure["bias"])
         assert np.all(mass >= np.exp(0.2) / 2 / 5 * (1 - 1e-9))
+
+
+def test_a_measure_that_cannot_be_reached_is_refused():
+    problem = small(fit__atoms=2)
+    loss = parse_loss("voronoi:r=2", problem.model.exponents, problem.model.gauge)
+    descent = Descent(Search(problem.model, problem.truth, problem.law, problem.options, [loss]), 0)
+    descent.run(np.array([0.1, 0.05]))
+    assert np.isfinite(descent.at(0.07)["prefix"]).all()
+    with pytest.raises(InputError, match="no measure of loss voronoi:r=2 = 1000 was found near the truth"):
+        descent.at(1e3)
 
 
 def test_what_cannot_be_reached_is_empty():
