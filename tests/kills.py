@@ -1,0 +1,62 @@
+"""A study killed by SIGKILL at random, again and again, until it is done. Run it by hand (about ten minutes):
+
+    .venv/bin/python tests/kills.py [KILLS]
+
+No finished chunk may be lost or computed again, and the table must be that of an undisturbed run, bit for bit.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tiny import study, write
+
+import moe_sim as ms
+
+SIZES, REPLICATES = [10.0**k for k in range(2, 10)], 3000
+
+
+def chunks(folder: Path) -> dict[str, int]:
+    """Names of the chunks, and when they were written."""
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob("chunks/n*.parquet")}
+
+
+def main(kills: int) -> None:
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place:
+        path = write(Path(place), sample__sizes=SIZES, sample__replicates=REPLICATES, fit__atoms=2)
+        command = [sys.executable, "-m", "moe_sim", "run", str(path), "--out", "run"]
+        folder, killed, grew = Path(place) / "run", 0, 0
+        before: dict[str, int] = {}
+        while killed < kills:
+            process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            # What comes before the first chunk takes seconds, a chunk a fraction of one: most kills hit the middle.
+            deadline = time.monotonic() + rng.uniform(0.5, 30)
+            start = len(chunks(folder))
+            while time.monotonic() < deadline and len(chunks(folder)) < start + 1 and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.5))
+            done = process.poll() is not None
+            process.kill()
+            process.wait()
+            after = chunks(folder)
+            assert before.items() <= after.items(), "a finished chunk was lost or written again"
+            grew, before = grew + (len(after) > start), after
+            killed += not done
+            if done:
+                break
+        assert subprocess.run(command, cwd=place, stdout=subprocess.DEVNULL).returncode == 0
+        assert before.items() <= chunks(folder).items() and not list(folder.rglob("*.tmp"))
+        expected = ms.run(study(sample__sizes=SIZES, sample__replicates=REPLICATES, fit__atoms=2)).frame
+        pd.testing.assert_frame_equal(ms.load_results(folder).frame, expected, check_exact=True)
+    print(f"{killed} kills, {grew} of them after a new chunk; {len(expected)} replicates the same, bit for bit")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
