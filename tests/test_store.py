@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import compiled, contents, study, write  # noqa: F401
+from tiny import compiled, contents, study, tables, write  # noqa: F401
 
 import moe_sim as ms
 from moe_sim.errors import InputError
@@ -145,6 +146,38 @@ def test_damaged_chunks_are_named_and_computed_anew(whole, tmp_path, spoil):
             found = ms.run(study(), place).frame
         pd.testing.assert_frame_equal(found, expected, check_exact=True)
         assert damaged.with_suffix(".damaged").exists()
+
+
+def leaves(table, *where):
+    """Paths of all entries that are no tables."""
+    for key, value in table.items() if isinstance(table, dict) else enumerate(table):
+        if isinstance(value, dict) or (key == "claim" and not where) or where == ("claim",):
+            yield from leaves(value, *where, key)
+        else:
+            yield (*where, key)
+
+
+def test_every_field_of_the_study_may_not_change(whole):
+    """But for sizes and replicates, which may grow."""
+    folder, before = RunFolder(whole), contents(whole)
+    assert folder.check(tables())
+    changed = [path for path in leaves(tables()) if path[-1] not in ("sizes", "replicates")]
+    assert len(changed) > 25
+    for path in changed:
+        found = tables()
+        *above, last = path
+        table = found
+        for key in above:
+            table = table[key]
+        table[last] = "another"
+        with pytest.raises(InputError, match=re.escape(".".join(path[:1] if path[0] == "claim" else path)) + " was"):
+            folder.check(found)
+        del table[last]
+        with pytest.raises(InputError, match="pass another --out"):
+            folder.check(found)
+    for name in ("sizes", "replicates"):
+        assert folder.check(tables(**{f"sample__{name}": [1e2]}))
+    assert contents(whole) == before
 
 
 def test_two_writers(whole, tmp_path, moe_sim, monkeypatch):
