@@ -19,7 +19,7 @@ from tiny import study, write
 
 import moe_sim as ms
 
-SIZES, REPLICATES = [10.0**k for k in range(2, 10)], 3000
+CHANGES = {"sample__sizes": [10.0**k for k in range(2, 10)], "sample__replicates": 2000, "fit__atoms": 2}
 
 
 def chunks(folder: Path) -> dict[str, int]:
@@ -27,19 +27,19 @@ def chunks(folder: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in folder.glob("chunks/n*.parquet")}
 
 
-def main(kills: int) -> None:
-    rng = np.random.default_rng(0)
+def killed_to_the_end(rng: np.random.Generator, most: int) -> tuple[int, int]:
+    """Kill one study at most so often, let it end, and compare: kills, and how many came after a new chunk."""
     with tempfile.TemporaryDirectory() as place:
-        path = write(Path(place), sample__sizes=SIZES, sample__replicates=REPLICATES, fit__atoms=2)
+        path = write(Path(place), **CHANGES)
         command = [sys.executable, "-m", "moe_sim", "run", str(path), "--out", "run"]
-        folder, killed, grew = Path(place) / "run", 0, 0
+        folder, kills, grew = Path(place) / "run", 0, 0
         before: dict[str, int] = {}
-        while killed < kills:
+        while kills < most:
             process = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             # What comes before the first chunk takes seconds, a chunk a fraction of one: most kills hit the middle.
             deadline = time.monotonic() + rng.uniform(0.5, 30)
             start = len(chunks(folder))
-            while time.monotonic() < deadline and len(chunks(folder)) < start + 1 and process.poll() is None:
+            while time.monotonic() < deadline and len(chunks(folder)) == start and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.5))
             done = process.poll() is not None
@@ -47,15 +47,23 @@ def main(kills: int) -> None:
             process.wait()
             after = chunks(folder)
             assert before.items() <= after.items(), "a finished chunk was lost or written again"
-            grew, before = grew + (len(after) > start), after
-            killed += not done
             if done:
                 break
+            kills, grew, before = kills + 1, grew + (len(after) > start), after
         assert subprocess.run(command, cwd=place, stdout=subprocess.DEVNULL).returncode == 0
         assert before.items() <= chunks(folder).items() and not list(folder.rglob("*.tmp"))
-        expected = ms.run(study(sample__sizes=SIZES, sample__replicates=REPLICATES, fit__atoms=2)).frame
+        expected = ms.run(study(**CHANGES)).frame
         pd.testing.assert_frame_equal(ms.load_results(folder).frame, expected, check_exact=True)
-    print(f"{killed} kills, {grew} of them after a new chunk; {len(expected)} replicates the same, bit for bit")
+        return kills, grew
+
+
+def main(kills: int) -> None:
+    rng = np.random.default_rng(0)
+    total, late, studies = 0, 0, 0
+    while total < kills:
+        more, grew = killed_to_the_end(rng, kills - total)
+        total, late, studies = total + more, late + grew, studies + 1
+    print(f"{total} kills of {studies} studies, {late} of them after a new chunk; all tables the same, bit for bit")
 
 
 if __name__ == "__main__":
