@@ -50,8 +50,8 @@ def modulus(
             f"{min(m.agreeing)} at least" if m.agreeing else "–",
         )  # fmt: skip
     out_console.print(table)
-    for m in moduli:
-        for line in _told(found, m) if len(m.eps) else []:
+    for m in filter(lambda m: len(m.eps), moduli):
+        for line in _told(found, m):
             out_console.print(line, highlight=False, markup=False)
 
 

@@ -188,18 +188,27 @@ def predicted_curve(results: Results, loss: str, constants: Constants | None) ->
     return pd.DataFrame([(n, v, v, v) for n, v in values if v is not None], columns=["n", "value", "low", "high"])
 
 
+def grid_of_panels(count: int, least: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure with room for ``count`` panels, and its axes: those left over are off.
+
+    least: columns that the figure is wide for at least; height: inches with one row. Inside ``rc_context(STYLE)``.
+    """
+    columns = {4: 2}.get(count, min(max(count, 1), 3 if count <= 6 else 4))
+    rows = max(1, -(-count // columns))
+    figure = Figure(figsize=(2.5 * max(columns, least), height + 2.5 * (rows - 1)), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels
+
+
 def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants | None = None) -> Figure:
     """One panel a claim: the loss, its worst near-minimiser, the claimed line, the predicted line and the verdict."""
     if not verdicts:
         raise InputError("the study has no claims, so there is nothing to draw: add a [[claim]] table")
     colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
     with matplotlib.rc_context(STYLE):
-        columns = {4: 2}.get(len(verdicts), min(len(verdicts), 3 if len(verdicts) <= 6 else 4))
-        rows = -(-len(verdicts) // columns)
-        figure = Figure(figsize=(2.5 * max(columns, 2), 3.3 + 2.5 * (rows - 1)), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in panels[len(verdicts) :]:
-            axes.set_axis_off()
+        figure, panels = grid_of_panels(len(verdicts), 2, 3.3)
         for axes, v in zip(panels, verdicts, strict=False):
             data = curve(results, v.loss)
             draw_curve(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")

@@ -38,6 +38,10 @@ class Results:
     folder: Path | None = None
     controls: dict[str, Results] = field(default_factory=dict)
 
+    def truth(self, n: float) -> Parameters:
+        """The truth that samples of size n come from, and that their losses are distances from."""
+        return truth_of(self.study, n, self.evidence)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -86,17 +90,16 @@ def _fill(study: Study, folder: RunFolder | None, progress, truths, keep: Callab
     todo = [
         (n, index) for n in problem.sizes for index in _missing(problem.replicates, folder.kept(n) if folder else ())
     ]
-    moving = {}
     if problem.least_favourable is not None:
-        moving = evidence["least-favourable"] = _moving(problem, truths or _kept_truths(folder))
+        evidence["least-favourable"] = _moving(problem, truths or _kept_truths(folder))
     if folder is not None:
         folder.write_json("evidence.json", evidence)
     machine, ready = given, 0
     good: dict[int, list[bool]] = {}
     for n, index in todo:
-        if n != ready and (moving or not ready):
-            truth = {k: np.asarray(v) for k, v in moving[str(n)].items()} if moving else {}
-            machine, ready = (_machine(problem, truth) if moving else given), n
+        moves = problem.least_favourable is not None
+        if n != ready and (moves or not ready):
+            machine, ready = (_machine(problem, truth_of(study, n, evidence)) if moves else given), n
             jobs = machine.fitter.jobs(_samples(study, machine, n, index))
             compile_together([*jobs, (machine.losses, None, np.asarray(machine.fitter.lower)[None])])
         frame, _ = _chunk(study, machine, n, index)
@@ -107,6 +110,12 @@ def _fill(study: Study, folder: RunFolder | None, progress, truths, keep: Callab
             last, done = n == todo[-1][0], int(index[-1]) + 1
             progress(Progress(study.name, n, done, problem.replicates, float(np.mean(certified)), last))
     return evidence
+
+
+def truth_of(study: Study, n: float, evidence: dict[str, Any]) -> Parameters:
+    """The given truth, or that of this size where the evidence says that it moves."""
+    moving = evidence.get("least-favourable")
+    return {k: np.asarray(v) for k, v in moving[str(int(n))].items()} if moving else study.problem.truth
 
 
 def _kept_truths(folder: RunFolder | None) -> dict[str, Any]:
@@ -187,9 +196,7 @@ def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
 
 def fit_chunk(study: Study, n: int, index: np.ndarray, evidence: dict[str, Any]) -> tuple[pd.DataFrame, Fits]:
     """Replicates ``index`` of size n as ``run`` computes them, one row each, and their fits."""
-    moving = evidence.get("least-favourable")
-    truth = {k: np.asarray(v) for k, v in moving[str(n)].items()} if moving else study.problem.truth
-    return _chunk(study, _machine(study.problem, truth), n, index)
+    return _chunk(study, _machine(study.problem, truth_of(study, n, evidence)), n, index)
 
 
 def _chunk(study: Study, machine: _Machine, n: int, index: np.ndarray) -> tuple[pd.DataFrame, Fits]:

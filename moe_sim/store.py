@@ -46,7 +46,7 @@ class RunFolder:
     def check(self, tables: dict[str, Any]) -> bool:
         """Whether the folder is there already, for this study; refuse that of another one, or of something else."""
         if (self.path / "study.toml").exists():
-            self._check_schema()
+            self._check_schema(self.read_json("provenance.json"))
             field = _difference(_lasting(self._study()[1]), _lasting(tables))
             if field:
                 raise InputError(
@@ -98,7 +98,7 @@ class RunFolder:
                 for left in self.path.glob(f"{name}*.tmp"):
                     left.unlink()
             for path in sorted((self.path / "chunks").glob("*.parquet")):
-                if _checksum(path.read_bytes()) not in path.name:
+                if not _sound(path, path.read_bytes()):
                     aside = path.with_suffix(".damaged")
                     os.replace(path, aside)
                     warnings.warn(f"{path} is damaged: set aside as {aside.name}, it is computed anew", stacklevel=3)
@@ -126,11 +126,11 @@ class RunFolder:
         """Study TOML, one row a replicate, evidence."""
         text, _ = self._study()
         try:
-            self.read_json("provenance.json")
+            provenance = self.read_json("provenance.json")
         except InputError as error:
             warnings.warn(f"{error}; chunks are read all the same, each has its own checksum", stacklevel=3)
-        else:
-            self._check_schema()
+            provenance = {}
+        self._check_schema(provenance)
         files = sorted((self.path / "chunks").glob("*.parquet"))
         if not files:
             raise InputError(f"{self.path} has no results yet: run the study first")
@@ -138,8 +138,8 @@ class RunFolder:
         frame = frame.sort_values(["n", "replicate"], ignore_index=True)
         return text, frame, self.read_json("evidence.json")
 
-    def _check_schema(self) -> None:
-        schema = self.read_json("provenance.json").get("schema", SCHEMA)
+    def _check_schema(self, provenance: dict[str, Any]) -> None:
+        schema = provenance.get("schema", SCHEMA)
         if schema != SCHEMA:
             raise InputError(
                 f"{self.path} was written in schema {schema}, this moe_sim knows schema {SCHEMA}: use the version that "
@@ -160,7 +160,7 @@ class RunFolder:
     def _frame(self, path: Path) -> pd.DataFrame:
         """A chunk whose bytes are those its name was made of."""
         content = path.read_bytes()
-        if _checksum(content) not in path.name:
+        if not _sound(path, content):
             raise InputError(
                 f"{path} is damaged (its checksum is another): remove it and run again, it is computed anew"
             )
@@ -208,6 +208,11 @@ def _to_disk(path: Path) -> None:
 def _unwritable(path: Path, error: OSError) -> str:
     remedy = "make room, or pass" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "pass"
     return f"{path} cannot be written ({error.strerror}): {remedy} an --out that you may write to"
+
+
+def _sound(path: Path, content: bytes) -> bool:
+    """Whether these are the bytes that a chunk's name was made of."""
+    return _checksum(content) in path.name
 
 
 def _checksum(content: bytes) -> str:

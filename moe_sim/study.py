@@ -91,14 +91,11 @@ class Study:
         sample = {k: v for k, v in self.tables["sample"].items() if k not in ("sizes", "replicates")}
         return _digest(self.tables | {"sample": sample})
 
-    def ceiling(self, truth: Parameters | None = None) -> float | None:
+    def ceiling(self, truth: Parameters) -> float | None:
         """The largest value of a Voronoi loss, if it has one: where the gates may be translated it never exceeds
-        the mass of the truth (the given one by default), its value where the translation sends the fitted mass to 0."""
+        the mass of the truth, its value where the translation sends the fitted mass to 0."""
         model = self.problem.model
-        if model.gauge is None:
-            return None
-        truth = {k: np.asarray(v) for k, v in (truth or self.problem.truth).items()}
-        return float(np.sum(model.measure(truth).weight))
+        return None if model.gauge is None else float(np.sum(model.measure(truth).weight))
 
     def cell_digest(self, n: int, *tables: str) -> list[int]:
         """Eight 32-bit words from size n and the named tables: what the seeds of a cell are made of."""

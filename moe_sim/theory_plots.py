@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from moe_sim.models.base import RegressionModel
-from moe_sim.plots import STYLE, handle, label, legend, note, write
+from moe_sim.plots import STYLE, grid_of_panels, handle, label, legend, note, write
 from moe_sim.predict import agreement
 from moe_sim.study import Study
 from moe_sim.theory.modulus import FLOOR, SAME, Modulus
@@ -24,19 +24,14 @@ def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
     """One panel a loss: omega against eps, and beside it the power that the claimed exponent would need."""
     drawn = [m for m in moduli if len(m.eps)]
     with matplotlib.rc_context(STYLE):
-        columns = {4: 2}.get(len(drawn), min(max(len(drawn), 1), 3 if len(drawn) <= 6 else 4))
-        rows = max(1, -(-len(drawn) // columns))
-        figure = Figure(figsize=(2.5 * max(columns, 1.5), 3.2 + 2.5 * (rows - 1)), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in panels[len(drawn) :]:
-            axes.set_axis_off()
+        figure, panels = grid_of_panels(len(drawn), 1.5, 3.2)
         for axes, m in zip(panels, drawn, strict=False):
             _panel(axes, study, m)
         distance = "L2 distance" if isinstance(study.problem.model, RegressionModel) else "Hellinger distance"
         handles = [handle("#0072B2", r"least distance $\omega(\varepsilon)$")]
         if any(axes.lines[1:] for axes in panels):
             handles.append(handle("0.3", "as the claimed rate needs", "", (0, (4, 2))))
-        legend(figure, handles, study.name, columns=2 if columns > 1 else 1)
+        legend(figure, handles, study.name, columns=2 if len(drawn) > 1 else 1)
         note(
             figure, f"{study.problem.options.atoms} atoms about {len(study.problem.truth[study.problem.model.mass])}; "
             f"{distance}; local minimisation from all assignments of atoms to cells; grey: rounding"

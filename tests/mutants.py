@@ -105,8 +105,8 @@ MUTANTS = [
            "left = np.setdiff1d(np.arange(replicates - 1), list(kept))", "run"),
     Mutant("all replicates one seed", "run.py", "np.random.SeedSequence([study.problem.seed, *words, int(r)])",
            "np.random.SeedSequence([study.problem.seed, *words, 0 * int(r)])", "run"),
-    Mutant("a damaged chunk is read", "store.py", "if _checksum(content) not in path.name:",
-           "if _checksum(content) in path.name and False:", "bad_input run"),
+    Mutant("a damaged chunk is read", "store.py", "return _checksum(content) in path.name",
+           "return len(path.name) > 0", "bad_input run"),
     Mutant("standard errors without the sandwich", "estimate.py", "inverse @ np.asarray(gram)[inside] @ inverse",
            "inverse", "estimate"),
     # Theory

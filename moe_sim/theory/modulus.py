@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from moe_sim.errors import InputError
@@ -24,6 +25,7 @@ from moe_sim.fitting import FitOptions
 from moe_sim.laws import Law
 from moe_sim.losses import Loss
 from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.cone import rank_split
 from moe_sim.theory.level import GAIN
 from moe_sim.theory.search import SAME, STEEPEST, Branch, Lanes, Points, Search, assignments, joined
 
@@ -95,9 +97,8 @@ class Modulus:
     def to_json(self) -> dict[str, Any]:
         by_cells = [
             {"cells": list(k), "omega": [None if np.isnan(w) else w for w in v.tolist()],
-             "kappa": None if self.kappa_with(k) == float("inf") else self.kappa_with(k),
-             "degenerate": self.kappa_with(k) == float("inf")}
-            for k, v in self.by_cells.items()
+             "kappa": None if kappa == float("inf") else kappa, "degenerate": kappa == float("inf")}
+            for k, v in self.by_cells.items() for kappa in [self.kappa_with(k)]
         ]  # fmt: skip
         return {
             "loss": self.loss, "eps": self.eps.tolist(), "omega": self.omega.tolist(), "kappa": self.kappa,
@@ -304,8 +305,8 @@ class Descent:
         if made.zero_from is None:
             return made
         # Nearer the truth all directions that first order does not see would seem to belong to the set.
-        singular = np.asarray(self.search.rank(thetas[made.zero_from]))
-        return replace(made, dimension=int(thetas[0].size - np.sum(singular > 1e-8 * singular[0])))
+        null = rank_split(np.asarray(jax.jit(self.search.jacobian)(thetas[made.zero_from])))[1]
+        return replace(made, dimension=null.shape[1])
 
 
 def _joined(one: list, other: list) -> list:

@@ -143,7 +143,6 @@ class Search:
         measure = lambda theta: model.measure(fitter.unflatten(theta))  # noqa: E731
         self.log_weight = jax.jit(lambda theta: measure(theta).log_weight)
         self.location = jax.jit(lambda theta: measure(theta).location)
-        self.rank = jax.jit(lambda theta: jnp.linalg.svd(self.jacobian(theta), compute_uv=False))
         true_measure = model.measure(truth)
         every = [lambda theta, loss=loss: evaluate(loss, measure(theta), true_measure) for loss in losses]
         self.loss = jax.jit(lambda which, theta: jax.lax.switch(which, every, theta))
