@@ -22,8 +22,14 @@ test: .venv/test
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
 	touch $@
 
-.venv/test: pyproject.toml constraints.txt | $(BIN)/uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
+.venv/test: .venv/bridge
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bridge,dask,test]'
+	touch $@
+
+# The bridge to PyTorch. pip takes the small build of torch for the CPU where there is one, uv gigabytes of CUDA.
+.venv/bridge: pyproject.toml constraints.txt | $(BIN)/uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bridge]'
 	touch $@ .venv/run
 
 $(BIN)/uv:
