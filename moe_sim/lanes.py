@@ -7,6 +7,7 @@ rounds of capped length after which the unfinished lanes are gathered (see ``fit
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,8 +19,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from moe_sim.sampling import CHUNK, KEPT, Part, StreamedSample, empty, keep
 
-BLOCK = 256  # lanes a call: short enough for Ctrl-C, long enough to even out the devices
-ROWS = 2**25  # of long samples fewer lanes a call, so that Ctrl-C and progress stay prompt
+BLOCK = 1024  # lanes a call at most: the more, the more evenly they fill the devices
+PROMPT = 2.0  # seconds a call should take where lanes run one after another, so that Ctrl-C and progress stay prompt
 
 
 def batching() -> str:
@@ -31,7 +32,8 @@ class LaneFunction:
     """``one(shared, lane) -> pytree`` over lanes: call it with ``(shared, lanes)``.
 
     ``lanes`` is a pytree of arrays with a common first axis, of any length; it is cut in blocks of one fixed
-    shape, the last one padded with lanes that are skipped. Results come back as numpy arrays.
+    shape, padded with lanes that are skipped: how many a block has depends on how long they take, what comes out of
+    a lane does not. Results come back as numpy arrays.
 
     Where ``samples`` is set, ``shared`` is a batch of samples, the first entry of a lane the replicate, and ``one``
     gets the sample of that replicate. Where lanes run one after another, a streamed sample is drawn once for
@@ -44,6 +46,7 @@ class LaneFunction:
         self._devices = jax.devices()
         self._share = BLOCK // len(self._devices)  # lanes of a device in one call
         self._calls: dict[int, Callable] = {}
+        self._pace = 0.0  # rows of all lanes in a second, as the last call went
 
     def _compiled(self, capacity: int) -> Callable:
         """The jitted call; capacity: chunks of a kept sample, 0 for none."""
@@ -84,21 +87,28 @@ class LaneFunction:
         return jax.lax.scan(body, (jnp.array(-1, jax.tree.leaves(lanes[1])[0].dtype), empty(first, capacity)), lanes)[1]
 
     def __call__(self, shared, lanes):
-        count = len(jax.tree.leaves(lanes)[0])
-        most = self._most(shared)
-        firsts = range(0, count, most)
-        parts = [self._block(shared, lanes, first, min(count - first, most)) for first in firsts]
+        total, rows = len(jax.tree.leaves(lanes)[0]), self._rows(shared)
+        parts, first = [], 0
+        while first < total or not parts:
+            began, count = time.monotonic(), min(total - first, self._count(rows))
+            parts.append(self._block(shared, lanes, first, count))
+            first += count
+            self._pace = count * rows / (time.monotonic() - began)
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
     def compile(self, shared, lanes) -> None:
         """Compile for lanes of this kind, without running any."""
         self._block(shared, lanes, 0, 0)
 
-    def _most(self, shared) -> int:
-        """Lanes a call."""
-        whole = self._share * len(self._devices)
-        rows = int(np.max(shared.chunks)) * CHUNK if self._samples and _drawn(shared) else 1
-        return int(np.clip(ROWS // rows, len(self._devices), whole))
+    def _rows(self, shared) -> int:
+        """Rows of a lane: those of a drawn sample; all stored ones have as many."""
+        return int(np.max(shared.chunks)) * CHUNK if self._samples and _drawn(shared) else 1
+
+    def _count(self, rows: int) -> int:
+        """Lanes of the next call: all that fit where they run together, else as many as ``PROMPT`` allows."""
+        devices = len(self._devices)
+        whole = self._share * devices
+        return whole if self._how == "vmap" else int(np.clip(PROMPT * self._pace / rows, devices, whole))
 
     def _capacity(self, shared) -> int:
         """Chunks to keep of a sample: a power of two, so that few compilations serve all sizes; 0 for none."""
