@@ -5,6 +5,7 @@ be measured in single precision. Unless JAX has started already, every CPU core 
 """
 
 from moe_sim import _engine as _engine
+from moe_sim.adaptive import run_until
 from moe_sim.errors import InputError
 from moe_sim.estimate import Estimate, fit
 from moe_sim.fitting import FitOptions, Fits, Fitter
@@ -27,5 +28,5 @@ __all__ = [
     "Linspace", "Loss", "MixingMeasure", "MixtureModel", "Model", "Normal", "PrefixMixture", "PrefixModel",
     "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "check_model",
     "constants", "draw", "evaluate", "fit", "judge", "load_results", "load_study", "modulus", "parse_loss", "registry",
-    "run", "run_controls",
+    "run", "run_controls", "run_until",
 ]  # fmt: skip

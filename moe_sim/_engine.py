@@ -1,4 +1,4 @@
-"""Process-wide settings, applied on import: double precision, one CPU device a core, compilation cache, calm LAPACK."""
+"""Process-wide settings, applied on import: double precision, a CPU device a core, compilation cache, calm LAPACK."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax
 
 jax.config.update("jax_enable_x64", True)
+# Workers that share a machine share its cores out (MOE_SIM_CORES, see ``cluster``).
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# At least two: for one device XLA compiles another program, which differs in its last bits.
+cores = max(2, int(os.environ.get("MOE_SIM_CORES", cores)))
 # Where JAX has started already, the devices it has are the devices we use.
 with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", cores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
@@ -14,10 +15,22 @@ from rich.table import Column, Table
 
 import moe_sim as ms
 from moe_sim import cli_replay, cli_theory, predict
-from moe_sim.console import COLOUR, RUNS, Json, claimed, err_console, fastest, out_console, parsed, slope_text
+from moe_sim.adaptive import parse_budget
+from moe_sim.cluster import cluster
+from moe_sim.console import (
+    COLOUR,
+    RUNS,
+    Json,
+    claimed,
+    err_console,
+    fastest,
+    out_console,
+    parsed,
+    reporting,
+    slope_text,
+)
 from moe_sim.errors import InputError, one_of, whole
 from moe_sim.rates import finite
-from moe_sim.run import Progress
 from moe_sim.theory.modulus import Modulus
 
 app = typer.Typer(
@@ -41,6 +54,15 @@ def run(
     controls: Annotated[
         bool, typer.Option("--controls", help="Run controls too: the start itself, one step, other starts.")
     ] = False,
+    width: Annotated[
+        str | None, typer.Option(help="Add replicates until the slope intervals are this narrow, or --budget ends.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="With --width: most replicates a size (5000), or most time (30min, 2h).")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Compute on a Dask cluster: a scheduler's address, or local:N worker processes.")
+    ] = None,
     require: Annotated[str | None, typer.Option(help="Exit with 1 unless every claim has this verdict.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -56,9 +78,17 @@ def run(
         if not found.claims:
             raise InputError(f"--require {require}: the study has no claims, add a [[claim]] table")
     folder = out or RUNS / found.name
-    results = ms.run(found, folder, _report())
-    if controls:
-        results = ms.run_controls(results, _report())
+    if budget is not None and width is None:
+        raise InputError(f"--budget {budget} is the end of --width: pass both, or --replicates")
+    with reporting() as report, contextlib.nullcontext() if dask is None else cluster(dask) as client:
+        if width is None:
+            results = ms.run(found, folder, report, client)
+        else:
+            most, seconds = parse_budget("10000" if budget is None else budget)
+            wanted = parsed("--width", width)
+            results = ms.run_until(found, folder, wanted, most, seconds, report, client)
+        if controls:
+            results = ms.run_controls(results, report, client)
     verdicts = ms.judge(results)
     _print(results, verdicts, as_json)
     if require is not None and any(v.verdict != require for v in verdicts):
@@ -122,7 +152,8 @@ def figures(
     paths = []
     for name in names or ms.registry():
         study = ms.load_study(name)
-        results = ms.run(study, RUNS / name, _report())
+        with reporting() as report:
+            results = ms.run(study, RUNS / name, report)
         done[name] = (results, ms.judge(results), predict.constants(study, RUNS / name))
         moduli = predict.modulus(study, None, RUNS / name, cli_theory.report(name))
         paths.append(theory_plots.write_modulus(study, moduli, out)[0])
@@ -222,7 +253,8 @@ def audit(
     from moe_sim.audit import ROWS, table
     from moe_sim.audit import audit as run_all
 
-    done = run_all(RUNS / ("audit-quick" if quick else "audit"), quick, _report())
+    with reporting() as report:
+        done = run_all(RUNS / ("audit-quick" if quick else "audit"), quick, report)
     found = table(done)
     paths = check_plots.write_audit(done, ROWS, found, out)
     if as_json:
@@ -310,19 +342,6 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 def _fail(message: str) -> None:
     err_console.print(f"error: {' '.join(message.split())}", soft_wrap=True, markup=False, highlight=False)
     sys.exit(2)
-
-
-def _report():
-    """Progress on standard error: one line that is rewritten on a terminal, one a size otherwise."""
-
-    def show(p: Progress) -> None:
-        text = f"{p.study}  n = {p.n:.4g}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
-        if err_console.is_terminal:
-            err_console.print(text, end="\n" if p.done == p.total and p.last else "\r", highlight=False)
-        elif p.done == p.total:
-            err_console.print(text, highlight=False, soft_wrap=True)
-
-    return show
 
 
 def _show(found: ms.Estimate, as_json: bool) -> None:

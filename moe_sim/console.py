@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.live import Live
+from rich.table import Column, Table
 
 from moe_sim.errors import InputError, number
+from moe_sim.progress import Progress
 
 out_console = Console(width=None if sys.stdout.isatty() else 160)
 err_console = Console(stderr=True)
@@ -48,3 +53,47 @@ def fastest(found) -> str:
     if found is None or found.exponent is None:
         return "–"
     return "no rate" if found.degenerate else f"n^-{found.exponent:.3g}"
+
+
+@contextmanager
+def reporting() -> Iterator[Callable[[Progress], None]]:
+    """Shows the progress of a run on standard error: a live table on a terminal, a line a finished size elsewhere."""
+    if not err_console.is_terminal:
+        yield _quiet
+        return
+    with Live(console=err_console, transient=True, auto_refresh=False) as live:
+
+        def show(p: Progress) -> None:
+            live.update(progress_table(p), refresh=True)
+            if not p.seconds_left:
+                _quiet(p)
+
+        yield show
+
+
+def _quiet(p: Progress) -> None:
+    if p.done == p.total:
+        text = f"{p.study}  n = {p.n:.4g}  {p.done}/{p.total} replicates, {p.certified:.1%} certified"
+        err_console.print(text, highlight=False, soft_wrap=True)
+
+
+def progress_table(p: Progress) -> Table:
+    """Sizes, replicates done, certified share and mean losses; below them the slopes so far and the time left."""
+    right = [Column(name, justify="right") for name in ("n", "replicates", "certified", *p.slopes)]
+    slopes = [f"{name} {slope_text(s.slope, s.interval)}" for name, s in p.slopes.items() if s is not None]
+    lines = [f"slope of {', '.join(slopes)}"] if slopes else []
+    lines.append(f"about {duration(p.seconds_left)} left")
+    table = Table(*right, title=p.study, caption="\n".join(lines), caption_justify="left", title_justify="left")
+    for s in p.sizes:
+        losses = (f"{s.mean[name]:.3g}" if s.mean[name] == s.mean[name] else "–" for name in p.slopes)
+        share = f"{s.certified:.1%}" if s.done else "–"
+        table.add_row(f"{s.n:.4g}", f"{s.done}/{p.total}", share, *losses)
+    return table
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

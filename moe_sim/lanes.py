@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from moe_sim.sampling import CHUNK, KEPT, Part, StreamedSample, empty, keep
 
-BLOCK = 1024  # lanes a call at most: the more, the more evenly they fill the devices
+BLOCK = 512  # lanes of a device in one call at most: the more, the evener devices are. One shape, whatever their number
 PROMPT = 2.0  # seconds a call should take where lanes run one after another, so that Ctrl-C and progress stay prompt
 
 
@@ -44,7 +44,7 @@ class LaneFunction:
         self._how = how or batching()
         self._one, self._samples = one, samples
         self._devices = jax.devices()
-        self._share = BLOCK // len(self._devices)  # lanes of a device in one call
+        self._share = BLOCK
         self._calls: dict[int, Callable] = {}
         self._pace = 0.0  # rows of all lanes in a second, as the last call went
 
@@ -88,12 +88,12 @@ class LaneFunction:
 
     def __call__(self, shared, lanes):
         total, rows = len(jax.tree.leaves(lanes)[0]), self._rows(shared)
-        parts, first = [], 0
+        first, parts = 0, list[Any]()
         while first < total or not parts:
             began, count = time.monotonic(), min(total - first, self._count(rows))
             parts.append(self._block(shared, lanes, first, count))
             first += count
-            self._pace = count * rows / (time.monotonic() - began)
+            self._pace = count * rows / max(time.monotonic() - began, 1e-6)
         return jax.tree.map(lambda *pieces: np.concatenate(pieces), *parts)
 
     def compile(self, shared, lanes) -> None:

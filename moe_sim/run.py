@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +16,22 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from moe_sim.cluster import compute
 from moe_sim.controls import CONTROLS, control, names
+from moe_sim.errors import InputError
 from moe_sim.fitting import CERTIFICATES, Fits, Fitter, loss_function
 from moe_sim.lanes import LaneFunction, compile_together
 from moe_sim.models.base import Parameters
+from moe_sim.progress import Progress, Tally
 from moe_sim.sampling import exact_samples, streamed_samples, streamer
 from moe_sim.solvers.solution import Status
-from moe_sim.store import RunFolder
+from moe_sim.store import RunFolder, platform_facts
 from moe_sim.study import Problem, Study
 from moe_sim.theory.least_favourable import least_favourable
 from moe_sim.theory.two_point import two_point
 
 CHUNK = 100  # replicates a chunk
+_Chunks = Generator[tuple[int, np.ndarray, pd.DataFrame], None, None]
 
 
 @dataclass
@@ -43,43 +50,37 @@ class Results:
         return truth_of(self.study, n, self.evidence)
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a run reports after each chunk. certified: share among the replicates of this size so far; last: whether
-    this is the last size to do."""
-
-    study: str
-    n: int
-    done: int
-    total: int
-    certified: float
-    last: bool
-
-
-def run(study: Study, out: str | Path | None = None, progress: Callable[[Progress], None] | None = None) -> Results:
+def run(
+    study: Study, out: str | Path | None = None, progress: Callable[[Progress], None] | None = None,
+    client: Any = None,
+) -> Results:  # fmt: skip
     """Run a study, all of it or what a folder ``out`` lacks, and return its ``Results``.
 
     Without ``out`` nothing is written. A replicate depends only on the seed, its cell and its index, so adding
     sizes or replicates moves nothing that is there. Ctrl-C loses the chunk in flight at most.
+
+    client: a ``distributed.Client`` whose workers compute the chunks; on this machine without. What comes out is the
+    same, bit for bit on the same kind of machine.
     """
-    return _run(study, out, progress, {})
+    return _run(study, out, progress, client, {})
 
 
-def _run(study: Study, out, progress, truths: dict[str, Any]) -> Results:
+def _run(study: Study, out, progress, client, truths: dict[str, Any]) -> Results:
     """``run``, where the truth of each size is known already (``least-favourable`` of the evidence)."""
     if out is None:
         frames: list[pd.DataFrame] = []
-        evidence = _fill(study, None, progress, truths, lambda n, first, frame: frames.append(frame))
-        return Results(study, pd.concat(frames, ignore_index=True), evidence)
+        evidence = _fill(study, None, progress, client, truths, lambda n, first, frame: frames.append(frame))
+        frame = pd.concat(frames, ignore_index=True).sort_values(["n", "replicate"], ignore_index=True)
+        return Results(study, frame, evidence)
     folder = RunFolder(out)
     folder.check(study.tables)
     with folder.writing():
         folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed)
-        _fill(study, folder, progress, truths, folder.write_chunk)
+        _fill(study, folder, progress, client, truths, folder.write_chunk)
     return load_results(folder.path)
 
 
-def _fill(study: Study, folder: RunFolder | None, progress, truths, keep: Callable) -> dict[str, Any]:
+def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep: Callable) -> dict[str, Any]:
     """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; gives the evidence."""
     problem = study.problem
     given = _machine(problem, problem.truth)
@@ -87,29 +88,68 @@ def _fill(study: Study, folder: RunFolder | None, progress, truths, keep: Callab
     evidence: dict[str, Any] = two_point(
         problem.model, problem.truth, problem.law, problem.options, lower, given.fitter.flatten, given.fitter.unflatten
     )  # fmt: skip
-    todo = [
-        (n, index) for n in problem.sizes for index in _missing(problem.replicates, folder.kept(n) if folder else ())
-    ]
+    kept = {n: folder.kept(n) if folder else set() for n in problem.sizes}
+    todo = [(n, index) for n in problem.sizes for index in _missing(problem.replicates, kept[n])]
     if problem.least_favourable is not None:
         evidence["least-favourable"] = _moving(problem, truths or _kept_truths(folder))
     if folder is not None:
         folder.write_json("evidence.json", evidence)
+    if not todo:
+        return evidence
+    done = _here(study, given, todo, evidence) if client is None else _there(study, client, todo, evidence)
+    tally = None
+    if progress is not None:
+        tally = Tally(study, folder.read()[1] if folder is not None and any(kept.values()) else None)
+    with closing(done):
+        for n, index, frame in done:
+            keep(n, int(index[0]), frame)
+            if tally is not None and progress is not None:
+                progress(tally.add(n, frame))
+    return evidence
+
+
+def _here(study: Study, given: _Machine, todo, evidence) -> _Chunks:
+    """Compute chunks on this machine's devices."""
+    problem = study.problem
+    moves = problem.least_favourable is not None
     machine, ready = given, 0
-    good: dict[int, list[bool]] = {}
     for n, index in todo:
-        moves = problem.least_favourable is not None
         if n != ready and (moves or not ready):
             machine, ready = (_machine(problem, truth_of(study, n, evidence)) if moves else given), n
             jobs = machine.fitter.jobs(_samples(study, machine, n, index))
             compile_together([*jobs, (machine.losses, None, np.asarray(machine.fitter.lower)[None])])
-        frame, _ = _chunk(study, machine, n, index)
-        keep(n, int(index[0]), frame)
-        certified = good.setdefault(n, [])
-        certified.extend(frame["certificate"] == "certified")
-        if progress is not None:
-            last, done = n == todo[-1][0], int(index[-1]) + 1
-            progress(Progress(study.name, n, done, problem.replicates, float(np.mean(certified)), last))
-    return evidence
+        yield n, index, _chunk(study, machine, n, index)[0]
+
+
+def _there(study: Study, client, todo, evidence) -> _Chunks:
+    """Compute chunks on a cluster: a worker gets the study as text and, where the truth moves, that of the size."""
+    moving = evidence.get("least-favourable")
+    truths = {n: {"least-favourable": {str(n): moving[str(n)]}} if moving else {} for n, _ in todo}
+    versions = platform_facts()["versions"]
+    tasks = [(study.to_toml(), n, index, json.dumps(truths[n]), versions) for n, index in todo]
+    for (_, n, index, _, _), frame in compute(client, on_worker, tasks):
+        yield n, index, frame
+
+
+def on_worker(text: str, n: int, index: np.ndarray, evidence: str, versions: dict[str, str]) -> pd.DataFrame:
+    """A chunk, where a worker of a cluster computes it. Raises ``InputError`` where its packages are others."""
+    here = platform_facts()["versions"]
+    other = [name for name, version in versions.items() if here[name] != version]
+    if other:
+        name = other[0]
+        raise InputError(
+            f"a worker has {name} {here[name]} and this process {versions[name]}: install the same on both, or results "
+            "differ in their last bits"
+        )
+    study, machine = _kept_machine(text, evidence, n if "least-favourable" in evidence else 0)
+    return _chunk(study, machine, n, index)[0]
+
+
+@lru_cache(maxsize=4)
+def _kept_machine(text: str, evidence: str, n: int) -> tuple[Study, _Machine]:
+    """What a worker compiles once for a study; n: the size whose truth it is, 0 where it does not move."""
+    study = Study(**tomllib.loads(text))
+    return study, _machine(study.problem, truth_of(study, n, json.loads(evidence)))
 
 
 def truth_of(study: Study, n: float, evidence: dict[str, Any]) -> Parameters:
@@ -148,12 +188,12 @@ def _machine(problem: Problem, truth: Parameters) -> _Machine:
     return _Machine(truth, fitter, losses, streamer(problem.model, truth, problem.law))
 
 
-def run_controls(results: Results, progress: Callable[[Progress], None] | None = None) -> Results:
+def run_controls(results: Results, progress: Callable[[Progress], None] | None = None, client: Any = None) -> Results:
     """Run the controls of a finished run (or what its folder lacks of them): the same results, with ``controls``."""
     truths = results.evidence.get("least-favourable", {})
     for name in names(results.study):
         folder = None if results.folder is None else results.folder / "controls" / name
-        results.controls[name] = _run(control(results.study, name), folder, progress, truths)
+        results.controls[name] = _run(control(results.study, name), folder, progress, client, truths)
     return results
 
 

@@ -17,9 +17,9 @@ PACKAGE = ROOT / "moe_sim"
 # A module imports only from rooms before its own, or from its own.
 ROOMS = [
     "errors", "measure", "mixture", "losses", "laws", "models", "passes", "sampling", "solvers", "lanes", "starts",
-    "distances", "fitting", "theory", "slopes", "rates", "calibrate", "study", "controls", "store", "run",
-    "replay", "predict", "likelihood_ratio", "estimate", "bench", "audit", "plots", "check_plots", "theory_plots",
-    "console", "cli_theory", "cli_replay", "cli",
+    "distances", "fitting", "theory", "slopes", "rates", "calibrate", "study", "controls", "store", "cluster",
+    "progress", "run", "adaptive", "replay", "predict", "likelihood_ratio", "estimate", "bench", "audit", "plots",
+    "check_plots", "theory_plots", "console", "cli_theory", "cli_replay", "cli",
 ]  # fmt: skip
 EXEMPT = {"__init__", "__main__", "_engine"}
 # A family of claims has one note of its name; its claims are named after it.

@@ -1,0 +1,79 @@
+"""Chunks on a Dask cluster: the same results, a worker killed midway included; clear errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+from test_run import same
+from tiny import RUN, compiled, study, tables  # noqa: F401
+
+import moe_sim as ms
+from moe_sim.cluster import cluster, compute
+from moe_sim.store import platform_facts
+
+dask = pytest.importorskip("dask")
+
+
+def die(_: str, n: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_results_are_the_same_though_a_worker_is_killed(tmp_path):
+    asked = study(sample__replicates=210)
+    killed = []
+    with cluster("local:2") as client:
+
+        def kill(progress):
+            if not killed:
+                killed.append(next(iter(client.run(os.getpid).values())))
+                os.kill(killed[0], signal.SIGKILL)
+
+        found = ms.run(asked, tmp_path / "there", kill, client)
+        assert killed and killed[0] not in client.run(os.getpid).values()
+        # A study whose truth moves with n sends each worker the truth of its size.
+        moving = study(claim=[{"loss": "voronoi", "exponent": 0.5}], sample__truth="least-favourable")
+        same(ms.run(moving, client=client).frame, ms.run(moving).frame)
+    here = ms.run(asked, tmp_path / "here")
+    same(found.frame, here.frame)
+    names = [sorted(p.name for p in (tmp_path / name / "chunks").iterdir()) for name in ("there", "here")]
+    assert names[0] == names[1] and len(names[0]) == 9  # names hold the checksums
+
+
+def test_a_chunk_that_kills_its_workers():
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        cluster("local:1") as client,
+        pytest.raises(ms.InputError, match=r"the workers that computed n = 100 died.*give workers more memory"),
+    ):
+        list(compute(client, die, [("", 100)]))
+
+
+def test_without_dask(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(ms.InputError, match=r"Dask is not installed, pip install 'moe_sim\[dask\]'"),
+        cluster("local:2"),
+    ):
+        pass
+
+
+def test_no_scheduler_there(monkeypatch):
+    monkeypatch.setattr("moe_sim.cluster._CONNECT", "1s")
+    with pytest.raises(ms.InputError, match="no scheduler answers there"), cluster("tcp://127.0.0.1:9"):
+        pass
+
+
+@pytest.mark.parametrize("where", ["local:0", "local:two", "local:"])
+def test_bad_number_of_workers(where):
+    with pytest.raises(ms.InputError, match="--dask local:"), cluster(where):
+        pass
+
+
+def test_a_worker_with_other_packages_is_refused():
+    versions = platform_facts()["versions"] | {"jax": "0.0.1"}
+    with pytest.raises(ms.InputError, match=r"a worker has jax \d.* and this process 0.0.1: install the same"):
+        RUN.on_worker(study().to_toml(), 100, np.arange(2), "{}", versions)
