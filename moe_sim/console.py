@@ -80,8 +80,7 @@ def _quiet(p: Progress) -> None:
 def progress_table(p: Progress) -> Table:
     """Sizes, replicates done, certified share and mean losses; below them the slopes so far and the time left."""
     right = [Column(name, justify="right") for name in ("n", "replicates", "certified", *p.slopes)]
-    slopes = [f"{name} {slope_text(s.slope, s.interval)}" for name, s in p.slopes.items() if s is not None]
-    lines = [f"slope of {', '.join(slopes)}"] if slopes else []
+    lines = [f"{name}: slope {slope_text(s.slope, s.interval)}" for name, s in p.slopes.items() if s is not None]
     lines.append(f"about {duration(p.seconds_left)} left")
     table = Table(*right, title=p.study, caption="\n".join(lines), caption_justify="left", title_justify="left")
     for s in p.sizes:

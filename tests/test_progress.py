@@ -58,7 +58,7 @@ def test_table_on_a_terminal(reports, monkeypatch):
         for p in reports[1]:
             report(p)
     text = screen.getvalue()
-    assert "0/4" in text and "4/4" in text and "slope of function -0." in text and "about 0 s left" in text
+    assert "0/4" in text and "4/4" in text and "function: slope -0." in text and "about 0 s left" in text
     assert "tiny  n = 1e+04  4/4 replicates, 100.0% certified" in text
 
 
