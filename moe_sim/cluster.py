@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,9 +29,10 @@ def cluster(where: str) -> Iterator[Any]:
         count = whole("--dask local:", float(text) if text.isdigit() else text, 1, 1000)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with (
+            _interrupts(),
             LocalCluster(
                 n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50,
-                env={"MOE_SIM_CORES": str(max(1, cores // count))},
+                env={"MOE_SIM_CORES": str(max(1, cores // count))}, preload=[__name__],
             ) as local,
             Client(local) as client,
         ):  # fmt: skip
@@ -44,6 +46,25 @@ def cluster(where: str) -> Iterator[Any]:
         ) from None
     with client:
         yield client
+
+
+def dask_setup(worker: Any) -> None:
+    """Dask calls it where a local worker starts: a Ctrl-C reaches all processes, workers leave it to ours."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C while workers start or stop surfaces as whatever failed of it: it is Ctrl-C all the same."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def compute(client: Any, function: Callable, tasks: list[tuple]) -> Iterator[tuple[tuple, Any]]:
