@@ -13,11 +13,11 @@ import numpy as np
 from moe_sim.errors import InputError, number, whole
 from moe_sim.progress import Progress
 from moe_sim.rates import judge
-from moe_sim.run import CHUNK, Results, load_results, run
-from moe_sim.store import RunFolder
+from moe_sim.run import CHUNK, Results, run
 from moe_sim.study import Study
 
 _GROWTH = 4  # replicates grow by no more at once: an interval from few replicates is a guess itself
+BUDGET = 10_000  # replicates a size, where none is given
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -26,7 +26,7 @@ class _Over(Exception):
 
 
 def run_until(
-    study: Study, out: str | Path, width: float, replicates: int = 10_000, seconds: float = float("inf"),
+    study: Study, out: str | Path, width: float, replicates: int = BUDGET, seconds: float = float("inf"),
     progress: Callable[[Progress], None] | None = None, client: Any = None,
 ) -> Results:  # fmt: skip
     """Add replicates, the same number to every size, until no claimed slope has a wider interval than ``width``.
@@ -57,8 +57,7 @@ def run_until(
             results = run(step, out, report, client)
         except _Over:
             assert before is not None
-            RunFolder(out).create(before.to_toml(), before.tables, before.digest, before.problem.seed)
-            return load_results(out)
+            return run(before, out)  # all of it is there
         count = step.problem.replicates
         wider = _widest(results) / width
         if wider <= 1 or count >= most or time.monotonic() > deadline:
@@ -78,8 +77,10 @@ def _next(count: int, wider: float) -> int:
     return max(int(np.ceil(wanted / CHUNK)) * CHUNK, count + 1)
 
 
-def parse_budget(text: str) -> tuple[int, float]:
-    """Replicates and seconds of ``5000`` (replicates a size), ``90s``, ``30min`` or ``2h``. Raises ``InputError``."""
+def parse_budget(text: str | None) -> tuple[int, float]:
+    """Replicates and seconds of ``5000``, ``90s``, ``30min``, ``2h``; None: ``BUDGET``. Raises ``InputError``."""
+    if text is None:
+        return BUDGET, float("inf")
     found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\d+)?)(s|min|h)?", text)
     if not found:
         raise InputError(f"--budget {text}: pass replicates a size, as in 5000, or a time, as in 90s, 30min or 2h")

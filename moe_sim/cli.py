@@ -80,13 +80,12 @@ def run(
     folder = out or RUNS / found.name
     if budget is not None and width is None:
         raise InputError(f"--budget {budget} is the end of --width: pass both, or --replicates")
+    most, seconds = parse_budget(budget)
     with reporting() as report, contextlib.nullcontext() if dask is None else cluster(dask) as client:
         if width is None:
             results = ms.run(found, folder, report, client)
         else:
-            most, seconds = parse_budget("10000" if budget is None else budget)
-            wanted = parsed("--width", width)
-            results = ms.run_until(found, folder, wanted, most, seconds, report, client)
+            results = ms.run_until(found, folder, parsed("--width", width), most, seconds, report, client)
         if controls:
             results = ms.run_controls(results, report, client)
     verdicts = ms.judge(results)

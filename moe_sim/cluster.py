@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import jax
 
 from moe_sim.errors import InputError, whole
 
@@ -27,12 +28,11 @@ def cluster(where: str) -> Iterator[Any]:
     if where.startswith("local:"):
         text = where.removeprefix("local:")
         count = whole("--dask local:", float(text) if text.isdigit() else text, 1, 1000)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with (
             _interrupts(),
             LocalCluster(
                 n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50,
-                env={"MOE_SIM_CORES": str(max(1, cores // count))}, preload=[__name__],
+                env={"MOE_SIM_CORES": str(max(1, jax.local_device_count("cpu") // count))}, preload=[__name__],
             ) as local,
             Client(local) as client,
         ):  # fmt: skip

@@ -52,6 +52,8 @@ class Tally:
         self._values: dict[int, dict[str, list[np.ndarray]]] = {
             n: {name: [] for name in self._aggregate} for n in study.problem.sizes
         }
+        self._sizes = {n: SizeProgress(n, 0, np.nan, dict.fromkeys(self._aggregate, np.nan)) for n in self._good}
+        self._errors = {n: dict.fromkeys(self._aggregate, np.nan) for n in self._good}
         self._pace: dict[int, list[float]] = {}  # seconds and replicates of each size in this run
         self._before = time.monotonic()
         if kept is not None:
@@ -61,8 +63,13 @@ class Tally:
 
     def _count(self, n: int, rows: pd.DataFrame) -> None:
         self._good[n].append((rows["certificate"] == "certified").to_numpy())
+        good = np.concatenate(self._good[n])
+        mean, error = {}, {}
         for name, values in self._values[n].items():
             values.append(rows[f"loss:{name}"].to_numpy())
+            mean[name], error[name] = summarise(np.concatenate(values), self._aggregate[name])
+        share = float(good.mean()) if len(good) else np.nan
+        self._sizes[n], self._errors[n] = SizeProgress(n, len(good), share, mean), error
 
     def add(self, n: int, rows: pd.DataFrame) -> Progress:
         self._count(n, rows)
@@ -71,29 +78,19 @@ class Tally:
         pace[0] += now - self._before
         pace[1] += len(rows)
         self._before = now
-        sizes, errors = [], []
-        for size, good in self._good.items():
-            found = {
-                name: summarise(np.concatenate(values) if values else np.zeros(0), self._aggregate[name])
-                for name, values in self._values[size].items()
-            }
-            count = sum(map(len, good))
-            share = sum(int(g.sum()) for g in good) / count if count else np.nan
-            sizes.append(SizeProgress(size, count, share, {name: mean for name, (mean, _) in found.items()}))
-            errors.append({name: error for name, (_, error) in found.items()})
-        slopes = {name: self._slope(name, sizes, errors) for name in self._aggregate}
-        here = next(s for s in sizes if s.n == n)
-        total = self._study.problem.replicates
+        here, total = self._sizes[n], self._study.problem.replicates
+        sizes = tuple(self._sizes.values())
+        slopes = {name: self._slope(name) for name in self._aggregate}
         return Progress(
-            self._study.name, n, here.done, total, here.certified, tuple(sizes), slopes, self._left(sizes, total)
-        )
+            self._study.name, n, here.done, total, here.certified, sizes, slopes, self._left(sizes, total)
+        )  # fmt: skip
 
-    def _slope(self, name: str, sizes: list[SizeProgress], errors: list[dict[str, float]]) -> Slope | None:
-        points = np.array([[s.n, s.mean[name], e[name]] for s, e in zip(sizes, errors, strict=True)], float)
+    def _slope(self, name: str) -> Slope | None:
+        points = np.array([[n, s.mean[name], self._errors[n][name]] for n, s in self._sizes.items()], float)
         points = points[usable(points[:, 1], points[:, 2])]
         return fit_slope(*points.T) if len(points) > 1 else None
 
-    def _left(self, sizes: list[SizeProgress], total: int) -> float:
+    def _left(self, sizes: tuple[SizeProgress, ...], total: int) -> float:
         """Sizes not begun take as long a replicate as the largest that has, in proportion where rows are drawn."""
         last = max(self._pace)
         drawn = self._study.problem.mode == "iid"

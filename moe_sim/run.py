@@ -124,9 +124,11 @@ def _here(study: Study, given: _Machine, todo, evidence) -> _Chunks:
 def _there(study: Study, client, todo, evidence) -> _Chunks:
     """Compute chunks on a cluster: a worker gets the study as text and, where the truth moves, that of the size."""
     moving = evidence.get("least-favourable")
-    truths = {n: {"least-favourable": {str(n): moving[str(n)]}} if moving else {} for n, _ in todo}
-    versions = platform_facts()["versions"]
-    tasks = [(study.to_toml(), n, index, json.dumps(truths[n]), versions) for n, index in todo]
+    truths = {
+        n: json.dumps({"least-favourable": {str(n): moving[str(n)]}} if moving else {}) for n in study.problem.sizes
+    }
+    text, versions = study.to_toml(), platform_facts()["versions"]
+    tasks = [(text, n, index, truths[n], versions) for n, index in todo]
     for (_, n, index, _, _), frame in compute(client, on_worker, tasks):
         yield n, index, frame
 

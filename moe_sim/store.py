@@ -24,6 +24,7 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,7 @@ def platform_facts() -> dict[str, Any]:
     }  # fmt: skip
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return metadata.version(name)
