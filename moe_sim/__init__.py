@@ -9,7 +9,7 @@ from moe_sim.adaptive import run_until
 from moe_sim.errors import InputError
 from moe_sim.estimate import Estimate, fit
 from moe_sim.fitting import FitOptions, Fits, Fitter
-from moe_sim.laws import Grid, Law, Linspace, Normal, Quadrature, Uniform
+from moe_sim.laws import Grid, Law, Linspace, Normal, Quadrature, Tokens, Uniform
 from moe_sim.losses import Loss, evaluate, parse_loss
 from moe_sim.measure import MixingMeasure
 from moe_sim.models.base import MixtureModel, Model, RegressionModel
@@ -26,7 +26,7 @@ from moe_sim.study import Study, load_study, registry
 __all__ = [
     "Claim", "Estimate", "FitOptions", "Fits", "Fitter", "Frozen", "GaussianGated", "Grid", "InputError", "Law",
     "Linspace", "Loss", "MixingMeasure", "MixtureModel", "Model", "Normal", "PrefixMixture", "PrefixModel",
-    "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Uniform", "Verdict", "check_model",
-    "constants", "draw", "evaluate", "fit", "judge", "load_results", "load_study", "modulus", "parse_loss", "registry",
-    "run", "run_controls", "run_until",
+    "Quadrature", "RegressionModel", "Results", "SoftmaxGaussian", "Study", "Tokens", "Uniform", "Verdict",
+    "check_model", "constants", "draw", "evaluate", "fit", "judge", "load_results", "load_study", "modulus",
+    "parse_loss", "registry", "run", "run_controls", "run_until",
 ]  # fmt: skip

@@ -28,6 +28,8 @@ from moe_sim.console import (
     parsed,
     reporting,
     slope_text,
+    verdict_table,
+    verdicts_json,
 )
 from moe_sim.errors import InputError, one_of, whole
 from moe_sim.rates import finite
@@ -158,7 +160,7 @@ def figures(
         moduli = predict.modulus(study, None, RUNS / name, cli_theory.report(name))
         paths.append(theory_plots.write_modulus(study, moduli, out)[0])
     paths += plots.write_figures(done, out)
-    out_console.print(_table([v for _, verdicts, _ in done.values() for v in verdicts]))
+    out_console.print(verdict_table([v for _, verdicts, _ in done.values() for v in verdicts]))
     for path in paths:
         out_console.print(path, highlight=False, soft_wrap=True)
 
@@ -362,14 +364,9 @@ def _show(found: ms.Estimate, as_json: bool) -> None:
 
 def _print(results: ms.Results, verdicts: list[ms.Verdict], as_json: bool) -> None:
     if as_json:
-        found = {
-            "study": results.study.name,
-            "digest": results.study.digest,
-            "verdicts": [v.to_json() for v in verdicts],
-        }
-        print(json.dumps(found))
+        print(json.dumps(verdicts_json(results, verdicts)))
         return
-    out_console.print(_table(verdicts))
+    out_console.print(verdict_table(verdicts))
     for v in verdicts:
         out_console.print(f"{v.loss}: {v.reason}", highlight=False, markup=False)
         for line in _shape(v):
@@ -395,28 +392,6 @@ def _shape(v: ms.Verdict) -> list[str]:
     if v.excess is not None:
         lines.append(f"fit of the claimed function: p = {v.excess['lack_of_fit']:.2g}")
     return lines
-
-
-def _table(verdicts: list[ms.Verdict]) -> Table:
-    table = Table(
-        Column("claim", no_wrap=True),
-        "loss",
-        "claimed",
-        "slope [95% interval]",
-        "near-minimiser",
-        "certified",
-        "start",
-        "verdict",
-    )
-    previous = None
-    for v in verdicts:
-        near = v.near_minimiser
-        table.add_row(
-            v.claim if v.claim != previous else "", v.loss, claimed(v), slope_text(v.slope, v.interval),
-            slope_text(near["slope"], near["interval"]), v.accounting, v.start, f"[{COLOUR[v.verdict]}]{v.verdict}[/]",
-        )  # fmt: skip
-        previous = v.claim
-    return table
 
 
 def _last_moduli(folder: Path) -> list[Modulus]:

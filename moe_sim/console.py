@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,8 @@ from rich.table import Column, Table
 
 from moe_sim.errors import InputError, number
 from moe_sim.progress import Progress
+from moe_sim.rates import Verdict
+from moe_sim.run import Results
 
 out_console = Console(width=None if sys.stdout.isatty() else 160)
 err_console = Console(stderr=True)
@@ -96,3 +98,32 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def verdicts_json(results: Results, verdicts: list[Verdict]) -> dict[str, Any]:
+    """What ``--json`` says of a run."""
+    study = results.study
+    return {"study": study.name, "digest": study.digest, "verdicts": [v.to_json() for v in verdicts]}
+
+
+def verdict_table(verdicts: list[Verdict]) -> Table:
+    """One line a verdict."""
+    table = Table(
+        Column("claim", no_wrap=True),
+        "loss",
+        "claimed",
+        "slope [95% interval]",
+        "near-minimiser",
+        "certified",
+        "start",
+        "verdict",
+    )
+    previous = None
+    for v in verdicts:
+        near = v.near_minimiser
+        table.add_row(
+            v.claim if v.claim != previous else "", v.loss, claimed(v), slope_text(v.slope, v.interval),
+            slope_text(near["slope"], near["interval"]), v.accounting, v.start, f"[{COLOUR[v.verdict]}]{v.verdict}[/]",
+        )  # fmt: skip
+        previous = v.claim
+    return table

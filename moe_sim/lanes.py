@@ -135,6 +135,6 @@ def _drawn(samples) -> bool:
 
 
 def compile_together(jobs: list[tuple[LaneFunction, Any, Any]]) -> None:
-    """Compile ``(function, shared, lanes)`` jobs side by side: each compilation keeps one core busy."""
-    with ThreadPoolExecutor() as pool:
+    """Compile ``(function, shared, lanes)`` jobs two at a time: each keeps one core busy, and half a GB of memory."""
+    with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: job[0].compile(job[1], job[2]), jobs))

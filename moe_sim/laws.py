@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.errors import InputError, flag, number, whole
+from moe_sim.errors import InputError, array, flag, number, whole
 
 
 class Law:
@@ -111,6 +111,24 @@ class Normal(Law):
         return self.mean + self.deviation * jax.random.normal(key, (count, self.dimension))
 
 
+@dataclass(frozen=True, eq=False)
+class Tokens(Law):
+    """Equal masses on given points x (M, d): the empirical law, as of the tokens of a real model."""
+
+    x: np.ndarray
+    finite = True
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        return self.x.shape[1]
+
+    def nodes(self):
+        return self.x, np.full(len(self.x), 1 / len(self.x))
+
+    def draw(self, key, count):
+        return jnp.asarray(self.x)[jax.random.randint(key, (count,), 0, len(self.x))]
+
+
 @dataclass(frozen=True)
 class Quadrature(Law):
     """The finite law that sits on another law's Gauss nodes: what exact sampling needs of a continuous law."""
@@ -133,6 +151,10 @@ class Quadrature(Law):
 def build_law(table: dict, dimension: int) -> Law:
     """The law of a study's ``[law]`` table (keys already checked by ``study``). Raises ``InputError``."""
     name = table["name"]
+    if name == "tokens":
+        if "x" not in table:
+            raise InputError("law.x is missing: law.name = 'tokens' needs its points, one list of numbers each")
+        return Tokens(array("law.x", table["x"], (None, dimension)))
     points = whole("law.points", table.get("points", 16 if name == "grid" else 24), 2)
     if name == "normal":
         deviation = number("law.deviation", table.get("deviation", 1.0))

@@ -232,6 +232,22 @@ def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants |
 
 def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
     """Function error, Voronoi loss and atom distances of over-specified fits, by structure."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
+        data = headline_panels(figure.subplots(1, 3), over)
+        headline_legend(figure, over)
+        note(figure, "2 true prefixes, 3 fitted. " + caption(*over.values()))
+    return figure, data
+
+
+def headline_legend(figure: Figure, structures) -> None:
+    shapes = [handle("0.3", "several atoms a cell"), handle("0.3", "one atom a cell", "^", "-.")]
+    legend(figure, [handle(STRUCTURES[name], name) for name in structures] + shapes)
+
+
+def headline_panels(panels, over: dict[str, Results]) -> pd.DataFrame:
+    """The three panels of ``headline``, on given axes; returns the numbers in them."""
+    left, middle, right = panels
     parts = []
 
     def add(axes, name, loss, **style):
@@ -240,28 +256,20 @@ def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
         draw_curve(axes, data, STRUCTURES[name], **style)
         return data
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        errors = [add(left, name, "function") for name in over]
-        _claimed(left, min(errors, key=lambda d: d["value"].iloc[-1]), 0.5)
-        frame(left, "the function converges in all", _NAMES["function"])
-        tied = [add(middle, name, "voronoi") for name in over if name != "independent"]
-        add(middle, "independent", "voronoi")
-        _claimed(middle, min(tied, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5)
-        frame(middle, "the parameters only where tied", _NAMES["voronoi"])
-        multi = [add(right, name, "atoms:multi") for name in over if name != "independent"]
-        add(right, "independent", "atoms:multi")
-        single = [
-            add(right, name, "atoms:single", marker="^", linestyle="-.") for name in over if name != "independent"
-        ]
-        _claimed(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
-        _claimed(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
-        frame(right, "atoms: alone 1/2, sharing 1/4", "rms distance to the true atom")
-        shapes = [handle("0.3", "several atoms a cell"), handle("0.3", "one atom a cell", "^", "-.")]
-        legend(figure, [handle(STRUCTURES[name], name) for name in over] + shapes)
-        note(figure, "2 true prefixes, 3 fitted. " + caption(*over.values()))
-    return figure, pd.concat(parts, ignore_index=True)
+    errors = [add(left, name, "function") for name in over]
+    _claimed(left, min(errors, key=lambda d: d["value"].iloc[-1]), 0.5)
+    frame(left, "the function converges in all", _NAMES["function"])
+    tied = [add(middle, name, "voronoi") for name in over if name != "independent"]
+    add(middle, "independent", "voronoi")
+    _claimed(middle, min(tied, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5)
+    frame(middle, "the parameters only where tied", _NAMES["voronoi"])
+    multi = [add(right, name, "atoms:multi") for name in over if name != "independent"]
+    add(right, "independent", "atoms:multi")
+    single = [add(right, name, "atoms:single", marker="^", linestyle="-.") for name in over if name != "independent"]
+    _claimed(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
+    _claimed(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
+    frame(right, "atoms: alone 1/2, sharing 1/4", "rms distance to the true atom")
+    return pd.concat(parts, ignore_index=True)
 
 
 def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Figure, pd.DataFrame]:

@@ -32,6 +32,7 @@ LAW_KEYS = {
     "linspace": {"name", "low", "high", "points"},
     "uniform": {"name", "low", "high", "points", "finite"},
     "normal": {"name", "mean", "deviation", "points", "finite"},
+    "tokens": {"name", "x"},
 }
 FIT_KEYS = {
     "atoms", "estimator", "start", "starts", "budget", "bound", "bias_bound", "max_iterations", "spread",
@@ -194,10 +195,10 @@ def _build(tables: dict[str, Any]) -> Problem:
         )
     parameters = sum(int(np.prod(shape)) for shape in model.shapes(options.atoms).values())
     if regression and law is not None and law.finite and len(law.nodes()[1]) < parameters:
+        given = "law.x" if "x" in tables["law"] else f"law.points = {tables['law'].get('points', 'default')}"
         raise InputError(
-            f"law.points = {tables['law'].get('points', 'default')} gives {len(law.nodes()[1])} points for "
-            f"{parameters} parameters: "
-            "raise law.points or lower fit.atoms"
+            f"{given} gives {len(law.nodes()[1])} points for {parameters} parameters: "
+            f"{'add points to law.x' if given == 'law.x' else 'raise law.points'} or lower fit.atoms"
         )
     names = standard_losses(model.exponents)
     claimed = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c]

