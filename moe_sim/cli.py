@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -320,6 +321,7 @@ def bench(as_json: Json = False) -> None:
 
 def main() -> None:
     """Entry point: bad input becomes one line and exit status 2, Ctrl-C status 130."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.showwarning = _warn
     try:
         status = app(standalone_mode=False) or 0  # outside standalone mode a typer.Exit comes back as its status

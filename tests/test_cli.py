@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 
 import matplotlib.image
 import pytest
@@ -185,6 +188,24 @@ def test_ctrl_c_says_that_the_work_is_kept(folder, moe_sim, monkeypatch):
     assert (status, out) == (130, "")
     assert err.startswith("interrupted: what was done is kept") and err.count("\n") == 1
     assert moe_sim("run", path)[0] == 0
+
+
+@pytest.mark.parametrize("command, quiet", [("moe-sim", True), ("my-script.py", False)])
+def test_ctrl_c_while_jax_loads(command, quiet):
+    """The command line ends at once; a script that imports moe_sim gets its KeyboardInterrupt."""
+    code = f"""
+import os, signal, sys
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == "jax":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["{command}", "claims"]
+sys.meta_path.insert(0, Impatient())
+import moe_sim
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert (done.stderr == "") == quiet and ("KeyboardInterrupt" in done.stderr) != quiet
 
 
 @pytest.mark.parametrize("arguments, expected", [(("--help",), 0), ((), 2)])
