@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 # On the command line a Ctrl-C within the seconds that JAX takes to load ends the process at once, as nothing has begun
-# yet, in place of a traceback; ``cli.main`` takes Ctrl-C over.
-if Path(sys.argv[0]).name == "moe-sim" and threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# yet, in place of a traceback; ``cli.main`` takes Ctrl-C over. A shell's background job goes on ignoring it.
+with contextlib.suppress(IndexError, ValueError):  # no command; not in the main thread
+    if Path(sys.argv[0]).name == "moe-sim" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Every device factors small matrices of its own: LAPACK's threads beside them only wait for each other (twice the time
 # when measured). It is read when SciPy is loaded, so it does nothing where that came first.

@@ -321,7 +321,8 @@ def bench(as_json: Json = False) -> None:
 
 def main() -> None:
     """Entry point: bad input becomes one line and exit status 2, Ctrl-C status 130."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see ``_engine``
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.showwarning = _warn
     try:
         status = app(standalone_mode=False) or 0  # outside standalone mode a typer.Exit comes back as its status

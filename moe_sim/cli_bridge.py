@@ -20,7 +20,10 @@ app = typer.Typer(no_args_is_help=True, help="Real prefix-tuned attention agains
 
 Device = Annotated[str, typer.Option(help="cpu, or cuda where torch sees one.")]
 Model = Annotated[str, typer.Option(help="all-minilm-l6-v2 (installed), a folder, or a name on the hub.")]
-Out = Annotated[Path, typer.Option(help="Folder of the figure and the table behind it.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Folder of the figure; figures by default, that of the run for other runs.")
+]
+FIGURES = Path("figures")
 
 
 @app.callback()
@@ -40,7 +43,7 @@ def head(
     quick: Annotated[bool, typer.Option(help="At most 20 replicates a size.")] = False,
     model: Model = MINILM,
     device: Device = "cpu",
-    out: Out = Path("figures"),
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Rates on real attention heads, whose frozen experts are the tokens of real sentences."""
@@ -51,19 +54,21 @@ def head(
     module, tokenizer = pretrained.load(model, device=device)
     texts = real.sentences() if text is None else _lines(text)
     inputs = real.encode(tokenizer, texts, module.device)
+    kept, tokens = len(inputs["input_ids"]), int(inputs["attention_mask"].sum())
+    err_console.print(f"{kept} of {len(texts)} sentences are short enough, {tokens} tokens", highlight=False)
     chosen = real.default_heads(module) if heads is None else [_layer_and_head(part) for part in heads.split(",")]
-    name = Path(model).name
-    found = [real.real_head(name, module, inputs, layer, index) for layer, index in chosen]
+    found = [real.real_head(real.short_name(model), module, inputs, layer, index) for layer, index in chosen]
+    folder = RUNS / f"bridge-head{'-quick' * quick}"
     verdicts, over = [], {}
     with reporting() as report:
         for one in found:
-            done = real.run_head(one, RUNS / "bridge-head", report, quick=quick)
+            done = real.run_head(one, folder, report, quick=quick)
             verdicts += [(one, *results) for results in done.values()]
             over[f"layer {one.layer}, head {one.index}"] = {
-                real.STRUCTURES[name]: done[f"{name}-over"][0] for name in real.STRUCTURES
+                structure: done[f"{name}-over"][0] for name, structure in real.TIES.items()
             }
-    # A figure of less than the whole belongs beside the run, not in a paper.
-    paths = plots.write(RUNS / "bridge-head" if quick else out, "bridge-head", *plot_heads(over, name))
+    usual = model == MINILM and heads is None and text is None and not quick
+    paths = plots.write(out or (FIGURES if usual else folder), "bridge-head", *plot_heads(over, found[0].model))
     if as_json:
         rows = [{"layer": h.layer, "head": h.index, **verdicts_json(r, v)} for h, r, v in verdicts]
         print(json.dumps({"model": model, "heads": rows}))
@@ -88,7 +93,7 @@ def _lines(path: Path) -> list[str]:
 
 
 @app.command()
-def identity(device: Device = "cpu", model: Model = MINILM, out: Out = Path("figures"), as_json: Json = False) -> None:
+def identity(device: Device = "cpu", model: Model = MINILM, out: Out = None, as_json: Json = False) -> None:
     """Attention of GPT-2, Llama, BERT, ViT and a pretrained model, under prefixes, against the prefix model in JAX."""
     from moe_sim.bridge import identity_plot
     from moe_sim.bridge.identity import GRADIENT, SMALL, failures
@@ -98,7 +103,8 @@ def identity(device: Device = "cpu", model: Model = MINILM, out: Out = Path("fig
     for name in dict.fromkeys((model, *SMALL)):  # what may not be there comes first
         rows += rows_of((name,), device=device)
         err_console.print(f"compared: {name}", highlight=False)
-    paths = identity_plot.write_identity(rows, out)
+    folder = FIGURES if model == MINILM else RUNS / "bridge-identity"
+    paths = identity_plot.write_identity(rows, out or folder)
     if as_json:
         print(json.dumps(finite({"rows": rows})))
     else:
@@ -138,7 +144,7 @@ def few_shot(
     ] = False,
     model: Model = MINILM,
     device: Device = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Folder of the figure; figures by default.")] = None,
+    out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Prefix-tuning of a frozen BERT on few movie reviews, keys and values shared or not (under an hour on 2 cores)."""
@@ -151,7 +157,8 @@ def few_shot(
     task = fs.prepare(model, module, tokenizer, fs.QUICK if quick else fs.FULL)
     folder = RUNS / f"bridge-few-shot{'-quick' * quick}"
     result = fs.run(task, folder, _report_group)
-    paths = plots.write(out or (folder if quick else Path("figures")), "bridge-few-shot", *few_shot_plot.plot(result))
+    usual = model == MINILM and not quick
+    paths = plots.write(out or (FIGURES if usual else folder), "bridge-few-shot", *few_shot_plot.plot(result))
     if as_json:
         tables = {"accuracy": result.accuracy(), "differences": result.differences()}
         rows = {name: table.to_dict("records") for name, table in tables.items()}

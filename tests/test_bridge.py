@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 
@@ -16,6 +18,23 @@ def test_without_torch(moe_sim, monkeypatch):
     assert status == 2 and out == ""
     if find("transformers") is not None:
         assert err == "error: bridge: torch, peft are not installed: pip install 'moe_sim[bridge]'\n"
+
+
+def test_everything_else_works_without_the_extra(tmp_path):
+    """In a process where none of its packages can be imported."""
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in {moe_sim.bridge.NEEDED}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+sys.argv = ["moe-sim", "claims"]
+from moe_sim.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "prefix-shared-linear-over" in done.stdout, done.stderr
 
 
 def test_one_package_is_missing(monkeypatch):
@@ -33,7 +52,7 @@ def test_no_such_model(moe_sim, tmp_path):
     )
 
 
-@pytest.mark.parametrize("device", ["tpu9", "cuda:99"])
+@pytest.mark.parametrize("device", ["tpu9", "cuda:99", "meta"])
 def test_no_such_device(moe_sim, device, tmp_path):
     pytest.importorskip("torch")
     status, out, err = moe_sim("bridge", "identity", "--device", device, "--out", tmp_path)

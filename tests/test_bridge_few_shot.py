@@ -19,10 +19,10 @@ pytest.importorskip("peft")
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model  # noqa: E402
 
 from moe_sim import InputError  # noqa: E402
-from moe_sim.bridge import data, few_shot, few_shot_plot, pretrained  # noqa: E402
+from moe_sim.bridge import STRUCTURES, data, few_shot, few_shot_plot, pretrained  # noqa: E402
 from moe_sim.bridge.few_shot import FINE_TUNING, METHODS, PROBE, Profile  # noqa: E402
 from moe_sim.bridge.heads import recording  # noqa: E402
-from moe_sim.bridge.prefixes import NETWORK, STRUCTURES, prefix, sentences  # noqa: E402
+from moe_sim.bridge.prefixes import NETWORK, prefix, sentence_vectors  # noqa: E402
 
 TINY = Profile(
     (2, 4), 2, 3, 4, 3, 4, 6, dict.fromkeys(STRUCTURES, (1e-3, 1e-2)) | {FINE_TUNING: (1e-3,), PROBE: (1.0,)}
@@ -156,10 +156,10 @@ def test_what_a_prefix_does_in_a_layer(task):
     ids, mask = few_shot._padded(task, task.split.test[:4])
     plain = model(input_ids=ids, attention_mask=mask).last_hidden_state
     mean = (plain * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-    torch.testing.assert_close(sentences(model, None, ids, mask), mean)
+    torch.testing.assert_close(sentence_vectors(model, None, ids, mask), mean)
     vectors = prefix("no-share", model, LENGTH, torch.Generator().manual_seed(0))
     with recording(model) as record:
-        sentences(model, vectors, ids, mask).sum().backward()
+        sentence_vectors(model, vectors, ids, mask).sum().backward()
     assert all(p.grad.abs().min() > 0 for p in vectors.parameters())
     torch.testing.assert_close(record.states[0], model.embeddings(ids))  # which counts positions from 0
     attention, x = model.encoder.layer[0].attention.self, record.states[0]
@@ -218,7 +218,7 @@ def test_intervals_are_those_of_the_t_test():
         {
             "method": method, "shots": shots, "seed": seed, "rate": 0.1, "chosen": True, "parameters": 1,
             "classifier": 1, "steps": 3, "test_accuracy": rng.uniform(0.5, 1), "training_accuracy": 1.0,
-            "training_loss": 0.1, "losses": [0.7], "hits": [0.5],
+            "training_loss": 0.1, "losses": [0.7],
         }
         for method in METHODS for shots in (2, 4) for seed in range(5)
     ]  # fmt: skip

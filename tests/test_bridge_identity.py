@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from moe_sim.bridge import MINILM  # noqa: E402
+from moe_sim.bridge import MINILM, STRUCTURES  # noqa: E402
 from moe_sim.bridge import identity as bridge  # noqa: E402
 from moe_sim.bridge.heads import as_numpy, attention_inputs, head, key_value_head, layers_and_heads, project  # noqa: E402
 from moe_sim.bridge.modules import PREFIXES, SMALL, module, prefix  # noqa: E402
@@ -49,7 +49,7 @@ def test_small_models(name):
     for row in rows:
         assert row["max_abs_diff"] <= (1e-10 if row["dtype"] == "float64" else 1e-5), row
         assert row["dtype"] == "float32" or row["gradient_diff"] <= 1e-8, row
-        assert row["mask"] == ("full" if name in ("bert", "vit") else "causal")
+        assert row["mask"] == ("full" if name in ("small-bert", "small-vit") else "causal")
     # Single precision shows, so the two are not one and the same computation.
     assert all(row["max_abs_diff"] > 1e-9 for row in rows if row["dtype"] == "float32")
     assert bridge.failures(rows) == []
@@ -64,7 +64,7 @@ def test_pretrained():
     assert max(far for far, _ in found) <= 1e-10 and max(slope for _, slope in found) <= 1e-8
 
 
-@pytest.mark.parametrize("structure", bridge.STRUCTURES)
+@pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("name", SMALL)
 def test_a_wrong_scale_is_seen(name, structure, monkeypatch):
     given, (padded, _) = small(name, structure)
@@ -84,7 +84,7 @@ def test_a_missing_bias_is_seen(name, bias, monkeypatch):
 def test_a_missing_mask_is_seen(name, monkeypatch):
     given, (padded, plain) = small(name)
     monkeypatch.setattr("moe_sim.bridge.identity.is_causal", lambda model: False)
-    causal = name not in ("bert", "vit")
+    causal = name not in ("small-bert", "small-vit")
     assert (worst(given, plain) > 1e-2) == (worst(given, padded) > 1e-2) == causal
     monkeypatch.undo()
     everything = padded | {"attention_mask": torch.ones_like(padded["attention_mask"])}
@@ -95,14 +95,14 @@ def test_a_missing_mask_is_seen(name, monkeypatch):
 
 def test_a_rotation_from_the_wrong_position_is_seen(monkeypatch):
     """Scores between tokens see only differences of positions: what shows the shift is the prefix keys."""
-    given, (padded, _) = small("llama")
+    given, (padded, _) = small("small-llama")
     right = bridge.rotary
     monkeypatch.setattr("moe_sim.bridge.identity.rotary", lambda model, at: right(model, at - PREFIXES))
     assert worst(given, padded) > 1e-2
 
 
 def test_the_wrong_group_is_seen(monkeypatch):
-    given, (padded, _) = small("llama")
+    given, (padded, _) = small("small-llama")
     assert [key_value_head(given.model, k) for k in range(4)] == [0, 0, 1, 1]
     monkeypatch.setattr("moe_sim.bridge.heads.key_value_head", lambda model, index: index % 2)
     assert worst(given, padded) > 1e-2
@@ -113,11 +113,11 @@ def test_the_key_bias_is_a_gauge_where_all_keys_have_it(name, monkeypatch):
     """b_K adds the same to the logits of tokens and simple-share prefixes; rotary positions break that."""
     given, (padded, _) = small(name, "simple-share")
     altered(monkeypatch, lambda one: dataclasses.replace(one, key_bias=0 * one.key_bias))
-    assert worst(given, padded) > 1e-2 if name == "llama" else worst(given, padded) <= 1e-10
+    assert worst(given, padded) > 1e-2 if name == "small-llama" else worst(given, padded) <= 1e-10
 
 
-@pytest.mark.parametrize("structure", bridge.STRUCTURES)
-@pytest.mark.parametrize("name", ["gpt2", "vit"])
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("name", ["small-gpt2", "small-vit"])
 def test_prefixes_have_no_order(name, structure):
     given, (padded, _) = small(name, structure)
     with torch.no_grad(), bridge.recording(given.model) as record:
@@ -165,7 +165,7 @@ def test_a_head_is_what_the_module_projects(name):
 @pytest.mark.parametrize("layer, index, what", [(2, 0, "layer = 2"), (-1, 0, "layer = -1"), (0, 4, "head = 4")])
 def test_no_such_head(layer, index, what):
     with pytest.raises(InputError, match=rf"{what}: this model has \d (layer|head)s, pass one from 0 to \d"):
-        head(small("llama")[0].model, layer, index)
+        head(small("small-llama")[0].model, layer, index)
 
 
 def test_a_class_that_is_not_supported():
@@ -176,14 +176,14 @@ def test_a_class_that_is_not_supported():
 @pytest.fixture
 def only_bert(monkeypatch):
     """The command on one small model in place of the pretrained one, and no other."""
-    for name in set(SMALL) - {"bert"}:
+    for name in set(SMALL) - {"small-bert"}:
         monkeypatch.delitem(SMALL, name)
 
 
 def test_the_command(moe_sim, only_bert, tmp_path):
-    status, out, err = moe_sim("bridge", "identity", "--model", "bert", "--json", "--out", tmp_path)
+    status, out, err = moe_sim("bridge", "identity", "--model", "small-bert", "--json", "--out", tmp_path)
     rows = json.loads(out)["rows"]
-    assert status == 0 and "compared: bert" in err
+    assert status == 0 and "compared: small-bert" in err
     assert {"model", "layer", "head", "structure", "dtype", "max_abs_diff"} <= set(rows[0])
     assert {p.name for p in tmp_path.iterdir()} == {f"bridge-identity.{end}" for end in ("svg", "png", "csv")}
     lines = (tmp_path / "bridge-identity.csv").read_text().splitlines()
@@ -192,6 +192,6 @@ def test_the_command(moe_sim, only_bert, tmp_path):
 
 def test_a_head_that_differs_ends_the_command_with_1(moe_sim, only_bert, tmp_path, monkeypatch):
     altered(monkeypatch, lambda one: dataclasses.replace(one, key_bias=0 * one.key_bias))
-    status, out, err = moe_sim("bridge", "identity", "--model", "bert", "--out", tmp_path)
-    assert status == 1 and "bert, layer 0, head 0, no-share, float64: outputs" in err
+    status, out, err = moe_sim("bridge", "identity", "--model", "small-bert", "--out", tmp_path)
+    assert status == 1 and "small-bert, layer 0, head 0, no-share, float64: outputs" in err
     assert "deep-share" in out and "bridge-identity.svg" in out

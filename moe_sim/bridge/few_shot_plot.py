@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from moe_sim import plots
+from moe_sim.bridge import STRUCTURES
 from moe_sim.bridge.few_shot import FINE_TUNING, METHODS, PROBE, SEEN, FewShot
 
 _STYLE = {  # colour, marker, line
-    "no-share": (plots.STRUCTURES["independent"], "o", "-"),
-    "simple-share": (plots.STRUCTURES["shared-linear"], "s", "-"),
-    "deep-share": (plots.STRUCTURES["shared-network"], "^", "-"),
+    **{
+        name: (plots.STRUCTURES[theory], marker, "-")
+        for (name, theory), marker in zip(STRUCTURES.items(), "os^", strict=True)
+    },
     FINE_TUNING: ("0.0", "D", "--"),
     PROBE: ("0.55", "v", ":"),
 }
@@ -35,7 +37,8 @@ def plot(result: FewShot) -> tuple[Figure, pd.DataFrame]:
         _curve(curve, loss)
         plots.legend(figure, [_handle(method, accuracy) for method in METHODS], columns=3)
         plots.note(figure, _caption(result))
-    parts = {"test accuracy": accuracy.drop(columns="rates"), "difference": differences, "training loss": loss}
+    rates = accuracy["rates"].map(lambda of: "; ".join(f"{rate} x {count}" for rate, count in of.items()))
+    parts = {"test accuracy": accuracy.assign(rates=rates), "difference": differences, "training loss": loss}
     return figure, pd.concat([part.assign(panel=name) for name, part in parts.items()], ignore_index=True)
 
 

@@ -5,10 +5,12 @@ a state moves the gates of the queries most, scaled so that a unit step moves th
 head's matrices W_K, W_V and score scale s, relative to p0 (a softmax does not see what is added to all its logits, and
 what is added to all outputs is added to their mean), the head's output at query q is
 
-    softmax( s q'(k_t - k_0), s q'(W_K'U z_l) + b_l ) @ ( v_t - v_0, W_V'U z_l ),   k_0 = W_K'p0 + b_K, v_0 likewise:
+    softmax( s q'(k_t - k_0), s q'(W_K'U z_l) + b_l ) @ ( v_t - v_0, W_V'U z_l ),   k_0 = W_K'p0 + b_K, v_0 likewise.
 
-a ``PrefixModel`` with B = s W_K'U, C = W_V'U. Tied keys and values have one z for both; free ones have their own
-each. Real attention has b_l = 0; the theory fits the b_l too. theory_notes/bridge.md.
+It is observed in r of its h coordinates, an orthonormal basis P of what values W_V'U z can be: a ``PrefixModel`` with
+B = s W_K'U, C = P'W_V'U. Tied keys and values have one z for both; free ones have their own each. Real attention has
+b_l = 0; the theory fits the b_l too. Tokens keep the positions and states that they have without prefixes.
+theory_notes/bridge.md.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from moe_sim.bridge import heads
+from moe_sim.bridge.modules import one_thread
 from moe_sim.errors import InputError
 from moe_sim.progress import Progress
 from moe_sim.rates import Verdict, judge
@@ -36,8 +40,9 @@ NOISE = 0.3
 TRUTH = [[1.5, 0.5], [-1.0, 1.2]]  # z of the planted prefixes, that of the registry's claims
 SIZES = [1e6, 1e7, 1e8, 1e9, 1e10]
 REPLICATES = 100
-STRUCTURES = {"shared": "shared-linear", "independent": "independent"}
-_DECIMALS = 9  # of what a study says of the head: machines differ in the last bits of a transformer's states
+TIES = {"shared": "shared-linear", "independent": "independent"}
+_DECIMALS = 6  # of what a study says of the head: machines differ in the last bits of a transformer's states
+_MOST = 1000  # tokens in all: each is a row of the study file
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +54,7 @@ class RealHead:
     orthonormal directions of the head's output that values can move in. shift: v_0 (h,).
     """
 
-    name: str
+    model: str
     layer: int
     index: int
     tokens: int
@@ -69,6 +74,12 @@ def sentences() -> list[str]:
     return [line for line in codecs.decode(this.s, "rot13").splitlines() if line]
 
 
+def short_name(model: str) -> str:
+    """What a folder or hub name is called in names of studies: its last part, in letters, digits and ``._-``."""
+    last = Path(model).resolve().name if Path(model).exists() else model.rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]+", "-", last).lstrip(".-")
+
+
 def default_heads(model: Any) -> list[tuple[int, int]]:
     """(layer, head): the first head of the first, the middle and the last layer."""
     layers, _ = heads.layers_and_heads(model)
@@ -76,19 +87,29 @@ def default_heads(model: Any) -> list[tuple[int, int]]:
 
 
 def encode(tokenizer: Any, texts: list[str], device: Any = "cpu") -> dict[str, Any]:
-    """Token ids and attention mask of the texts that have at most ``LONGEST`` tokens. Raises ``InputError``."""
-    if tokenizer.pad_token is None:  # as in GPT-2: what stands in padded places is masked
-        tokenizer.pad_token = tokenizer.eos_token
+    """Token ids and attention mask of the texts that have at most ``LONGEST`` tokens.
+
+    Raises ``InputError`` where those are too few or too many tokens in all for a study.
+    """
     short = [text for text in texts if len(tokenizer(text)["input_ids"]) <= LONGEST]
-    if not short:
-        raise InputError(f"none of the {len(texts)} sentences has at most {LONGEST} tokens: pass shorter ones")
-    return tokenizer(short, padding=True, return_tensors="pt").to(device)
+    inputs = tokenizer(short or [""], padding=True, return_tensors="pt").to(device)
+    count, least = int(inputs["attention_mask"].sum()), 5 * (len(TRUTH) + 1)  # parameters of the largest fit
+    if not short or not least <= count <= _MOST:
+        raise InputError(
+            f"{len(short)} of {len(texts)} sentences have at most {LONGEST} tokens, {count if short else 0} tokens in "
+            f"all: pass sentences of that length, with {least} to {_MOST} tokens in all"
+        )
+    return inputs
 
 
 def real_head(name: str, model: Any, inputs: dict[str, Any], layer: int, index: int) -> RealHead:
-    """Head ``index`` of a layer of ``model`` (float64), on encoded sentences. Raises ``InputError``."""
+    """Head ``index`` of a layer of ``model`` (float64) on encoded sentences. Raises ``InputError``.
+
+    name: what the model is called in names of studies.
+    """
     head = heads.head(model, layer, index)
-    states = heads.attention_inputs(model, inputs)[layer]
+    with one_thread():  # the number of threads moves last bits
+        states = heads.attention_inputs(model, inputs)[layer]
     real = inputs["attention_mask"].cpu().numpy().astype(bool)  # (S, T)
     turn = heads.rotary(model, np.arange(real.shape[1]))
     query = np.einsum("sih,ihg->sig", states @ head.query + head.query_bias, turn)
@@ -138,9 +159,9 @@ def head_study(real: RealHead, structure: str, atoms: int) -> Study:
     if over and not shared:
         claims.append({"loss": "voronoi:r=2", "kind": "lower"})
     return Study(
-        name=f"{real.name}-layer{real.layer}-head{real.index}-{structure}-{'over' if over else 'exact'}",
+        name=f"{real.model}-layer{real.layer}-head{real.index}-{structure}-{'over' if over else 'exact'}",
         model={
-            "family": "prefix", "structure": STRUCTURES[structure], "noise": NOISE, "frozen": {"tokens": real.tokens},
+            "family": "prefix", "structure": TIES[structure], "noise": NOISE, "frozen": {"tokens": real.tokens},
             "projection": {"key": real.key_projection, "value": real.value_projection},
         },
         truth={"bias": [0.0] * len(TRUTH), **blocks},
@@ -153,7 +174,7 @@ def head_study(real: RealHead, structure: str, atoms: int) -> Study:
 
 def head_studies(real: RealHead) -> list[Study]:
     """Both structures, with as many atoms as the truth and with one more."""
-    return [head_study(real, structure, atoms) for structure in STRUCTURES for atoms in (len(TRUTH), len(TRUTH) + 1)]
+    return [head_study(real, structure, atoms) for structure in TIES for atoms in (len(TRUTH), len(TRUTH) + 1)]
 
 
 def run_head(
@@ -161,10 +182,10 @@ def run_head(
 ) -> dict[str, tuple[Results, list[Verdict]]]:
     """Results and verdicts of the head's studies, by the end of their names (``shared-over``); resumed below ``runs``.
 
-    changes: of ``Study.replace``.
+    changes: of ``Study.replace``. A folder is called by the digest too: other sentences make other studies.
     """
     found = {}
     for study in head_studies(real):
-        results = run(study.replace(**changes), runs / study.name, progress)
+        results = run(study.replace(**changes), runs / f"{study.name}-{study.digest[:8]}", progress)
         found["-".join(study.name.split("-")[-2:])] = (results, judge(results))
     return found

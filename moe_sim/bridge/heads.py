@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 from moe_sim.errors import InputError
 
@@ -103,7 +104,8 @@ def rotary(model: Any, positions: np.ndarray) -> np.ndarray:
     if not hasattr(base, "rotary_emb"):
         return np.broadcast_to(unit, (len(positions), h, h))
     where = torch.as_tensor(positions, device=base.device)[None]
-    cos, sin = (as_numpy(part[0]) for part in base.rotary_emb(torch.zeros((), dtype=base.dtype), where))
+    like = torch.zeros((), dtype=base.dtype, device=base.device)
+    cos, sin = (as_numpy(part[0]) for part in base.rotary_emb(like, where))
     turned = np.concatenate([-unit[:, h // 2 :], unit[:, : h // 2]], axis=1)  # rows: rotate_half of each unit vector
     return cos[:, None, :] * unit + sin[:, None, :] * turned
 
@@ -111,6 +113,19 @@ def rotary(model: Any, positions: np.ndarray) -> np.ndarray:
 def head_size(model: Any) -> int:
     """h, the dimension of one head."""
     return getattr(model.config, "head_dim", None) or model.config.hidden_size // model.config.num_attention_heads
+
+
+def prefix_cache(model: Any, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> DynamicCache:
+    """Keys and values (B, key/value heads, L, h) of each layer as a cache. A forward pass changes it: make it anew."""
+    cache = DynamicCache(config=model.config)
+    for layer, (key, value) in enumerate(pairs):
+        cache.update(key, value, layer)
+    return cache
+
+
+def prefix_mask(mask: torch.Tensor, length: int) -> torch.Tensor:
+    """The attention mask (B, T) with ``length`` prefixes before the tokens, all of them seen."""
+    return torch.cat([mask.new_ones(len(mask), length), mask], dim=1)
 
 
 def is_causal(model: Any) -> bool:

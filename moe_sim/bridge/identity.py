@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from moe_sim.bridge import MINILM
+from moe_sim.bridge import MINILM, STRUCTURES
 from moe_sim.bridge.heads import (
     Head,
     as_numpy,
@@ -35,22 +35,21 @@ from moe_sim.bridge.heads import (
 from moe_sim.bridge.modules import PREFIXES, SMALL, Prefix, module, one_thread, prefix, seeded
 from moe_sim.models.prefix import Frozen, PrefixModel
 
-STRUCTURES = {"no-share": "independent", "simple-share": "shared-linear", "deep-share": "shared-network"}
-MODELS = (*SMALL, MINILM)
 LIMITS = {"float64": 1e-10, "float32": 1e-5}  # largest absolute difference of an output
 GRADIENT = 1e-8  # and of a derivative, in float64
 _ONE = 40.0  # tanh(40) is 1 in float64
 
 
 def identity(
-    models: Iterable[str] = MODELS, dtypes: Iterable[str] = tuple(LIMITS), device: str = "cpu", seed: int = 0
+    models: Iterable[str] = (*SMALL, MINILM), dtypes: Iterable[str] = tuple(LIMITS), device: str = "cpu", seed: int = 0
 ) -> list[dict[str, Any]]:
     """One row a head: model, layer, head, structure, mask, dtype, max_abs_diff, limit, gradient_diff.
 
     models: names of ``SMALL``, or pretrained ones. max_abs_diff: of the module's output, in ``dtype``, from the
     prefix model's, in float64, over all real positions of two batches, one with padding and one without a mask.
     gradient_diff: largest difference of a derivative of a squared error of that head's output with respect to what
-    is learned (float64 only; None else). Raises ``InputError`` for a model or device that cannot be used.
+    is learned, over the first batch (float64 only; None else). Raises ``InputError`` for a model or device that cannot
+    be used.
     """
     rows = []
     for name in models:

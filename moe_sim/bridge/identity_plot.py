@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from moe_sim.bridge.identity import GRADIENT, LIMITS, STRUCTURES
+from moe_sim.bridge import STRUCTURES
+from moe_sim.bridge.identity import GRADIENT, LIMITS
 from moe_sim.plots import STRUCTURES as COLOURS
 from moe_sim.plots import STYLE, handle, legend, note, write
 
@@ -45,8 +46,8 @@ def plot_identity(rows: list[dict[str, Any]]) -> Figure:
         structures = [handle(COLOURS[ours], name, "s", "") for name, ours in STRUCTURES.items()]
         legend(figure, structures + [handle("0.3", dtype, marker, "") for dtype, marker in _MARKERS.items()])
         note(
-            figure, "One point a head, over two batches (with padding, and without a mask): PyTorch attention with "
-            "prefixes against the JAX prefix model in float64.",
+            figure, "One point a head: PyTorch attention with prefixes against the JAX prefix model (in float64). "
+            "Outputs: over a batch with padding and one without a mask; derivatives: over the first.",
         )  # fmt: skip
     return figure
 

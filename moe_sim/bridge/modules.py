@@ -15,7 +15,6 @@ from transformers import (
     AttentionMaskInterface,
     BertConfig,
     BertModel,
-    DynamicCache,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
@@ -26,7 +25,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from moe_sim.bridge.heads import head_size, key_value_heads, layers_and_heads, project
+from moe_sim.bridge.heads import head_size, key_value_heads, layers_and_heads, prefix_cache, prefix_mask, project
 from moe_sim.bridge.pretrained import load, torch_device
 
 PREFIXES = 4
@@ -46,16 +45,16 @@ def _bert(is_decoder: bool) -> BertModel:
 
 
 SMALL = {
-    "gpt2": lambda: GPT2Model(GPT2Config(**_TEXT, n_head=2, n_positions=32)),
+    "small-gpt2": lambda: GPT2Model(GPT2Config(**_TEXT, n_head=2, n_positions=32)),
     # Four query heads share two key/value heads.
-    "llama": lambda: LlamaModel(
+    "small-llama": lambda: LlamaModel(
         LlamaConfig(
             **_TEXT, num_attention_heads=4, num_key_value_heads=2, head_dim=8, intermediate_size=24, attention_bias=True
         )
     ),
-    "bert": lambda: _bert(False),
-    "bert-decoder": lambda: _bert(True),
-    "vit": lambda: ViTModel(
+    "small-bert": lambda: _bert(False),
+    "small-bert-decoder": lambda: _bert(True),
+    "small-vit": lambda: ViTModel(
         ViTConfig(**_COMMON, num_attention_heads=2, intermediate_size=24, image_size=12, patch_size=4)
     ),
 }
@@ -83,13 +82,13 @@ def one_thread() -> Iterator[None]:
 def module(name: str, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, list[dict[str, torch.Tensor]]]:
     """A model of ``SMALL`` or a pretrained one by name, and two batches of inputs for it.
 
-    The first batch has sequences of different length, padded left and right; the second has no mask. Weights and
+    The first batch has sequences of different length, padded left and right (pretrained ones as their tokenizers pad);
+    the second has no mask. Weights and
     biases of the small ones are drawn anew: their own would be so small, or 0, that a slip could hide.
     """
     with seeded(seed):
         if name not in SMALL:
             model, tokenizer = load(name, dtype, device)
-            tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # GPT-2 and Llama have none
             padded = dict(tokenizer(list(_SENTENCES), padding=True, return_token_type_ids=False, return_tensors="pt"))
             plain = {"input_ids": torch.randint(model.config.vocab_size, padded["input_ids"].shape)}
         else:
@@ -102,7 +101,7 @@ def module(name: str, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, 
 
 
 def _random_inputs(name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    if name == "vit":
+    if name == "small-vit":
         return {"pixel_values": torch.randn(3, 3, 12, 12).to(dtype)}
     return {"input_ids": torch.randint(50, (3, _TOKENS))}
 
@@ -150,18 +149,14 @@ class Prefix:
             self.peft(**inputs)
             return
         batch = len(next(iter(inputs.values())))
-        pairs = [tuple(part.expand(batch, -1, -1, -1) for part in pair) for pair in self.keys_values()]
+        pairs = [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in self.keys_values()]
         if self.model.config.model_type == "vit":
             with _prefixed(self.model):
                 self.model(**inputs, prefix=iter(pairs))
             return
-        cache = DynamicCache(config=self.model.config)  # a forward pass changes it, so it is made each time
-        for layer, (key, value) in enumerate(pairs):
-            cache.update(key, value, layer)
         if "attention_mask" in inputs:
-            seen = inputs["attention_mask"].new_ones(batch, PREFIXES)
-            inputs = inputs | {"attention_mask": torch.cat([seen, inputs["attention_mask"]], dim=1)}
-        self.model(**inputs, past_key_values=cache)
+            inputs = inputs | {"attention_mask": prefix_mask(inputs["attention_mask"], PREFIXES)}
+        self.model(**inputs, past_key_values=prefix_cache(self.model, pairs))
 
 
 def prefix(model: Any, structure: str, seed: int) -> Prefix:

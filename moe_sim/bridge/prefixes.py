@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
 
-from moe_sim.bridge.heads import project
+from moe_sim.bridge.heads import prefix_cache, prefix_mask, project
 from moe_sim.errors import InputError
 
 NETWORK = 128  # hidden units of the deep-share network
@@ -62,14 +61,14 @@ class DeepShare(nn.Module):
         return [(made[:, layer, 0], made[:, layer, 1]) for layer in range(self.layers)]
 
 
-STRUCTURES = {"no-share": NoShare, "simple-share": SimpleShare, "deep-share": DeepShare}
+CLASSES = {"no-share": NoShare, "simple-share": SimpleShare, "deep-share": DeepShare}
 
 
 def prefix(structure: str, model: Any, length: int, generator: torch.Generator) -> nn.Module:
     """A prefix of ``length`` vectors in every layer, on the model's device; called with the model, it gives the layers'
     keys and values, each (L, m) with the heads side by side."""
     config = model.config
-    made = STRUCTURES[structure](config.num_hidden_layers, length, config.hidden_size, generator)
+    made = CLASSES[structure](config.num_hidden_layers, length, config.hidden_size, generator)
     return made.to(model.device, model.dtype)
 
 
@@ -90,7 +89,7 @@ def check(model: Any) -> Any:
     return model
 
 
-def sentences(model: Any, prefix: nn.Module | None, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def sentence_vectors(model: Any, prefix: nn.Module | None, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Sentence vectors (B, m): the mean of the last layer over the tokens of ids (B, T), mask 1, prefixes not counted.
 
     Tokens keep positions 0 .. T - 1, those that the model was trained with: on its own it would start at L.
@@ -98,10 +97,8 @@ def sentences(model: Any, prefix: nn.Module | None, ids: torch.Tensor, mask: tor
     batch, length = ids.shape
     cache, seen = None, mask
     if prefix is not None:
-        cache = DynamicCache(config=model.config)  # a forward pass changes it, so it is made each time
-        for layer, (key, value) in enumerate(prefix(model)):
-            cache.update(_heads(model, key, batch), _heads(model, value, batch), layer)
-        seen = torch.cat([mask.new_ones(batch, cache.get_seq_length()), mask], dim=1)
+        cache = prefix_cache(model, ((_heads(model, k, batch), _heads(model, v, batch)) for k, v in prefix(model)))
+        seen = prefix_mask(mask, cache.get_seq_length())
     positions = torch.arange(length, device=ids.device)[None]
     found = model(input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache)
     weight = mask[..., None].to(model.dtype)
