@@ -71,7 +71,7 @@ def test_the_study_of_a_head_is_the_head(minilm, layer, index):
     model, _, inputs = minilm
     real = bridge.real_head("minilm", model, inputs, layer, index)
     assert len(real.x) == int(inputs["attention_mask"].sum()) and real.x.shape[1] == 32 + 3 * real.tokens
-    assert max(check(model, inputs, real, s) for s in bridge.TIES) < 1e-4
+    assert max(check(model, inputs, real, s) for s in bridge.TIES) < 1e-5
 
 
 @pytest.mark.parametrize("name", TOKENS)
@@ -79,14 +79,14 @@ def test_other_classes(name):
     """Causal masks, rotary positions, grouped queries."""
     model, (padded, _) = module(name, torch.float64, "cpu", 5)
     real = bridge.real_head(name, model, padded, 1, 1)
-    assert check(model, padded, real, "shared") < 1e-4
+    assert check(model, padded, real, "shared") < 1e-5
 
 
 def test_a_unit_step_moves_the_gates_by_one_standard_deviation(minilm):
     model, _, inputs = minilm
     real = bridge.real_head("minilm", model, inputs, 2, 4)
     gates = real.x[:, :32] @ real.key_projection
-    np.testing.assert_allclose(np.cov(gates.T, bias=True), np.eye(2), atol=1e-4)
+    np.testing.assert_allclose(np.cov(gates.T, bias=True), np.eye(2), atol=1e-5)
     # No other direction of that length moves them more: the two are the leading ones.
     head = heads.head(model, 2, 4)
     moved = np.cov(real.x[:, :32].T, bias=True) @ (head.key.T @ head.key) * head.scale**2
@@ -106,7 +106,7 @@ def test_the_head_alone_is_what_the_module_gives(minilm):
     logits, outputs = (np.stack([f(x) for x in real.x]) for f in (frozen.logits, frozen.outputs))
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     ours = np.einsum("it,itr->ir", weight / weight.sum(axis=1, keepdims=True), outputs)
-    np.testing.assert_allclose(ours, (theirs - real.shift) @ real.basis, atol=1e-4)
+    np.testing.assert_allclose(ours, (theirs - real.shift) @ real.basis, atol=1e-5)
 
 
 def test_studies_say_what_the_theory_claims(minilm):
