@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 import torch
@@ -28,7 +29,6 @@ import transformers
 from scipy.special import log_softmax, stdtrit
 from sklearn.linear_model import LogisticRegression
 
-from moe_sim._engine import cores
 from moe_sim.bridge import STRUCTURES, data
 from moe_sim.bridge.prefixes import NETWORK, check, linear, prefix, sentence_vectors
 from moe_sim.slopes import LEVEL
@@ -191,7 +191,7 @@ def run(task: Task, out: str | Path, report: Callable[[Progress], None] = lambda
     """
     profile, folder, stop, rows = task.profile, RunFolder(out), threading.Event(), []
     groups = list(itertools.product(range(profile.seeds), profile.shots, METHODS))
-    workers = cores if task.model.device.type == "cpu" else 1
+    workers = jax.local_device_count("cpu") if task.model.device.type == "cpu" else 1
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     with folder.writing():
