@@ -95,7 +95,7 @@ class RunFolder:
                 raise InputError(
                     f"{self.path} is being written by another process: wait for it, or pass another --out"
                 ) from None
-            for name in (".study.toml", ".provenance.json", ".evidence.json", "chunks/.n"):
+            for name in (".study.toml", ".provenance.json", ".evidence.json", "chunks/.n", "rows/."):
                 for left in self.path.glob(f"{name}*.tmp"):
                     left.unlink()
             for path in sorted((self.path / "chunks").glob("*.parquet")):

@@ -3,6 +3,7 @@
 It also records where each ``InputError`` of the suite was made: test_messages.py asks whether every one was.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -31,7 +32,19 @@ def pytest_collection_modifyitems(config, items):
     files = {Path(item.path).name for item in items}
     whole = files == {p.name for p in Path(__file__).parent.glob("test_*.py")}
     config.stash[_WHOLE] = whole and not config.option.keyword and not config.option.markexpr
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+    items.sort(key=_turn)
+
+
+def _turn(item) -> int:
+    """The bridge comes late: PyTorch and transformers bring a million objects, which slow whatever allocates."""
+    return 2 if item.get_closest_marker("last") else int("test_bridge" in item.path.name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """The garbage collector need not look again, at every trace of JAX, through all that earlier modules left."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
