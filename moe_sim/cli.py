@@ -28,6 +28,7 @@ from moe_sim.console import (
     out_console,
     parsed,
     reporting,
+    show_paths,
     slope_text,
     verdict_table,
     verdicts_json,
@@ -162,8 +163,7 @@ def figures(
         paths.append(theory_plots.write_modulus(study, moduli, out)[0])
     paths += plots.write_figures(done, out)
     out_console.print(verdict_table([v for _, verdicts, _ in done.values() for v in verdicts]))
-    for path in paths:
-        out_console.print(path, highlight=False, soft_wrap=True)
+    show_paths(paths)
 
 
 @app.command()
@@ -271,8 +271,7 @@ def audit(
             row["certified"], f"[{COLOUR[row['verdict']]}]{row['verdict']}[/]",
         )  # fmt: skip
     out_console.print(shown)
-    for path in paths:
-        out_console.print(path, highlight=False, soft_wrap=True)
+    show_paths(paths)
 
 
 @app.command()

@@ -12,7 +12,17 @@ from rich.table import Table
 
 from moe_sim import plots
 from moe_sim.bridge import MINILM, require
-from moe_sim.console import RUNS, Json, duration, err_console, out_console, reporting, verdict_table, verdicts_json
+from moe_sim.console import (
+    RUNS,
+    Json,
+    duration,
+    err_console,
+    out_console,
+    reporting,
+    show_paths,
+    verdict_table,
+    verdicts_json,
+)  # fmt: skip
 from moe_sim.errors import InputError
 from moe_sim.rates import finite
 
@@ -74,8 +84,7 @@ def head(
         print(json.dumps({"model": model, "heads": rows}))
         return
     out_console.print(verdict_table([v for _, _, row in verdicts for v in row]))
-    for path in paths:
-        out_console.print(path, highlight=False, soft_wrap=True)
+    show_paths(paths)
 
 
 def _layer_and_head(part: str) -> tuple[int, int]:
@@ -118,8 +127,7 @@ def identity(device: Device = "cpu", model: Model = MINILM, out: Out = None, as_
                 f"{max(slopes):.1e} of {GRADIENT:.0e}" if slopes else "–",
             )  # fmt: skip
         out_console.print(table)
-        for path in paths:
-            out_console.print(path, highlight=False, soft_wrap=True)
+        show_paths(paths)
     for row in (failed := failures(rows)):
         err_console.print(
             f"{row['model']}, layer {row['layer']}, head {row['head']}, {row['structure']}, {row['dtype']}: outputs "
@@ -165,8 +173,7 @@ def few_shot(
         print(json.dumps(finite({"model": model, "profile": asdict(result.profile), **rows})))
         return
     out_console.print(_accuracy_table(result.accuracy()), _difference_table(result.differences()))
-    for path in paths:
-        out_console.print(path, highlight=False, soft_wrap=True)
+    show_paths(paths)
 
 
 def _report_group(p) -> None:

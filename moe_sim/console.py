@@ -92,6 +92,12 @@ def progress_table(p: Progress) -> Table:
     return table
 
 
+def show_paths(paths: list[Path]) -> None:
+    """Files that were written, one a line."""
+    for path in paths:
+        out_console.print(path, highlight=False, soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """``40 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 90:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from sklearn.linear_model import LogisticRegression
 
 from moe_sim.bridge import STRUCTURES, data
 from moe_sim.bridge.prefixes import NETWORK, check, linear, prefix, sentence_vectors
-from moe_sim.slopes import LEVEL
+from moe_sim.slopes import LEVEL, summarise
 from moe_sim.store import RunFolder
 
 FINE_TUNING, PROBE = "full fine-tuning", "linear probe"
@@ -159,9 +159,9 @@ class FewShot:
 
 def interval(values: pd.Series) -> tuple[float, float, float]:
     """Mean and its t interval at ``LEVEL``; values: one a seed, two at least."""
-    half = stdtrit(len(values) - 1, (1 + LEVEL) / 2) * values.std(ddof=1) / math.sqrt(len(values))
-    mean = values.mean()
-    return float(mean), float(mean - half), float(mean + half)
+    mean, error = summarise(values.to_numpy(), "mean")
+    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * error
+    return mean, mean - half, mean + half
 
 
 def prepare(name: str, model: Any, tokenizer: Any, profile: Profile) -> Task:
@@ -311,16 +311,19 @@ def tune(task: Task, method: str, rows: np.ndarray, seed: int, stop: threading.E
 def _probe(task: Task, method: str, rows: np.ndarray, seed: int, stop: threading.Event, rate: float) -> Fitted:
     """Logistic regression on the sentence vectors of the frozen model, ``rate`` the C of scikit-learn."""
 
-    def vectors(rows: np.ndarray) -> np.ndarray:
-        return _evaluated(task, rows, partial(sentence_vectors, task.model, None))
-
-    found = LogisticRegression(C=rate, max_iter=10_000).fit(vectors(rows), task.labels[rows])
+    found = LogisticRegression(C=rate, max_iter=10_000).fit(_frozen(task, tuple(rows)), task.labels[rows])
 
     def logits_of(rows: np.ndarray) -> np.ndarray:
-        odds = found.decision_function(vectors(rows))
+        odds = found.decision_function(_frozen(task, tuple(rows)))
         return np.stack([np.zeros_like(odds), odds], axis=1)
 
     return Fitted(logits_of, 0, found.coef_.size + found.intercept_.size, int(found.n_iter_[0]), [])
+
+
+@lru_cache(maxsize=16)  # every C looks at the same rows
+def _frozen(task: Task, rows: tuple[int, ...]) -> np.ndarray:
+    """Sentence vectors of the frozen model, (rows, m)."""
+    return _evaluated(task, np.asarray(rows), partial(sentence_vectors, task.model, None))
 
 
 def _batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:

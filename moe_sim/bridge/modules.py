@@ -83,8 +83,8 @@ def module(name: str, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, 
     """A model of ``SMALL`` or a pretrained one by name, and two batches of inputs for it.
 
     The first batch has sequences of different length, padded left and right (pretrained ones as their tokenizers pad);
-    the second has no mask. Weights and
-    biases of the small ones are drawn anew: their own would be so small, or 0, that a slip could hide.
+    the second has no mask. Weights and biases of the small ones are drawn anew: their own would be so small, or 0, that
+    a slip could hide.
     """
     with seeded(seed):
         if name not in SMALL:
