@@ -260,20 +260,25 @@ class Fitter:
                 old[left] = new
         return found
 
-    def fit(self, samples, seeds: list[np.random.SeedSequence], n: float = 1.0) -> Fits:
+    def first_points(self, seeds: list[np.random.SeedSequence], n: float = 1.0) -> np.ndarray:
+        """``starting_points`` of the first round of ``fit`` with these seeds."""
+        return self.starting_points([_of_round(seed, 0) for seed in seeds], n)
+
+    def fit(self, samples, seeds: list[np.random.SeedSequence], n: float = 1.0, first=None) -> Fits:
         """Fit R samples (leaves with first axis R); ``seeds`` make their starts, and those of later rounds.
 
-        n: the sample size, which only ``spread_exponent`` asks for.
+        n: the sample size, which only ``spread_exponent`` asks for. first: ``first_points``, where they are made.
         """
         count, size = len(seeds), self.options.starts
         lanes: list[Lanes] = []
         spent = _Spent(*np.zeros((3, count)))
         pending = np.arange(count)
-        rounds = [seed.spawn(max(1, self.options.budget)) for seed in seeds]
         head = samples if _is_small(samples) else _part(samples, 1)
         checked = np.zeros((4, count))
         for attempt in range(max(1, self.options.budget)):
-            points = self.starting_points([rounds[r][attempt] for r in pending], n)
+            points = first
+            if points is None or attempt:
+                points = self.starting_points([_of_round(seeds[r], attempt) for r in pending], n)
             replicate = np.repeat(pending, size)
             spent.starts[pending] += size
             start, value = self._improve(head, (replicate, points.reshape(len(replicate), *points.shape[2:])))
@@ -347,6 +352,11 @@ class Fitter:
             spent.starts.astype(int), spent.iterations.astype(int), spent.passes.copy(), certificate, near,
             together,
         )  # fmt: skip
+
+
+def _of_round(seed: np.random.SeedSequence, attempt: int) -> np.random.SeedSequence:
+    """The child that ``seed.spawn`` gives at this place, without using it up."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, attempt))
 
 
 def _survivors(replicate, copies, value, spoilt, first) -> tuple[np.ndarray, np.ndarray]:

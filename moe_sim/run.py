@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -109,16 +110,26 @@ def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep
 
 
 def _here(study: Study, given: _Machine, todo, evidence) -> _Chunks:
-    """Compute chunks on this machine's devices."""
-    problem = study.problem
-    moves = problem.least_favourable is not None
-    machine, ready = given, 0
-    for n, index in todo:
-        if n != ready and (moves or not ready):
-            machine, ready = (_machine(problem, truth_of(study, n, evidence)) if moves else given), n
-            jobs = machine.fitter.jobs(_samples(study, machine, n, index))
-            compile_together([*jobs, (machine.losses, None, np.asarray(machine.fitter.lower)[None])])
-        yield n, index, _chunk(study, machine, n, index)[0]
+    """Compute chunks on this machine's devices; what one starts from is made while they compute the one before."""
+    moves = study.problem.least_favourable is not None
+    at = lru_cache(maxsize=1)(lambda n: _machine(study.problem, truth_of(study, n, evidence)))
+    ready = None
+    for begun in _ahead(lambda n, index: _begin(study, at(n) if moves else given, n, index), todo):
+        if begun.machine is not ready:
+            ready = begun.machine
+            jobs = ready.fitter.jobs(begun.samples)
+            compile_together([*jobs, (ready.losses, None, np.asarray(ready.fitter.lower)[None])])
+        yield begun.n, begun.replicates, _finish(begun)[0]
+
+
+def _ahead(function: Callable, tasks: list[tuple]) -> Iterator:
+    """``function(*task)`` for each task in turn, that of the next one in a thread of its own meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(function, *tasks[0])
+        for task in tasks[1:]:
+            found, coming = coming.result(), thread.submit(function, *task)
+            yield found
+        yield coming.result()
 
 
 def _there(study: Study, client, todo, evidence) -> _Chunks:
@@ -144,7 +155,7 @@ def on_worker(text: str, n: int, index: np.ndarray, evidence: str, versions: dic
             "differ in their last bits"
         )
     study, machine = _kept_machine(text, evidence, n if "least-favourable" in evidence else 0)
-    return _chunk(study, machine, n, index)[0]
+    return _finish(_begin(study, machine, n, index))[0]
 
 
 @lru_cache(maxsize=4)
@@ -238,14 +249,29 @@ def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
 
 def fit_chunk(study: Study, n: int, index: np.ndarray, evidence: dict[str, Any]) -> tuple[pd.DataFrame, Fits]:
     """Replicates ``index`` of size n as ``run`` computes them, one row each, and their fits."""
-    return _chunk(study, _machine(study.problem, truth_of(study, n, evidence)), n, index)
+    return _finish(_begin(study, _machine(study.problem, truth_of(study, n, evidence)), n, index))
 
 
-def _chunk(study: Study, machine: _Machine, n: int, index: np.ndarray) -> tuple[pd.DataFrame, Fits]:
-    """A data frame with one row a replicate, and the fits."""
+class _Begun(NamedTuple):
+    """What a chunk starts from: replicates of size n, their samples, seeds and first starting points."""
+
+    machine: _Machine
+    n: int
+    replicates: np.ndarray
+    samples: Any
+    seeds: list[np.random.SeedSequence]
+    points: np.ndarray
+
+
+def _begin(study: Study, machine: _Machine, n: int, index: np.ndarray) -> _Begun:
     seeds = _seeds(study, n, index, "model", "truth", "law", "fit")
-    fitter, losses = machine.fitter, machine.losses
-    fits = fitter.fit(_samples(study, machine, n, index), seeds, n)
+    return _Begun(machine, n, index, _samples(study, machine, n, index), seeds, machine.fitter.first_points(seeds, n))
+
+
+def _finish(begun: _Begun) -> tuple[pd.DataFrame, Fits]:
+    """A data frame with one row a replicate, and the fits."""
+    (_, fitter, losses, _), n, index, samples, seeds, points = begun
+    fits = fitter.fit(samples, seeds, n, points)
     columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
     columns |= {f"loss:{name}": value for name, value in losses(None, fits.theta).items()}
     counts = np.array([len(near) for near in fits.near])

@@ -165,7 +165,7 @@ def test_an_interrupted_control_does_not_lock_the_folder(tmp_path, monkeypatch):
     """Ctrl-C before its first chunk: the study can be read, and the same command goes on."""
     results = ms.run(study(), tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(RUN, "_chunk", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(RUN, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ms.run_controls(results)
     again = ms.load_results(tmp_path / "run")

@@ -179,6 +179,21 @@ def test_noise_of_some_coordinates_only(fitted):
     assert all(np.all(p["bias"] == 0) and np.all(p["prefix"] != 0) for p in moved)
 
 
+def test_points_made_beforehand_are_those_of_the_first_round(fitted, monkeypatch):
+    """Also where seeds are children themselves, and however many children they have had."""
+    _, fitter, samples, _ = fitted["independent-d1-N1-L1"]
+    monkeypatch.setattr(fitting, "PROMISE", -1.0)  # none is certified, so that all rounds are spent
+    several = with_options(fitter, budget=3)
+    which = [seed.spawn(1)[0] for seed in seeds(2)]
+    fits = several.fit(samples, which)
+    assert (fits.starts == 3 * 8).all()
+    again = several.fit(samples, which, first=several.first_points(which))
+    for one, other in zip(fits[:10], again[:10], strict=True):
+        np.testing.assert_array_equal(one, other)
+    children = [seed.spawn(3) for seed in which]
+    np.testing.assert_array_equal(several.first_points(which), several.starting_points([c[0] for c in children]))
+
+
 def test_the_starts_are_the_same_whatever_is_fitted(fitted, monkeypatch):
     """As seen by ``fit`` itself, for samples of 100 and of 10^10."""
     case, fitter, _, _ = fitted["independent-d1-N1-L1"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from threading import Event
 
 import jax
 import numpy as np
@@ -179,6 +180,44 @@ def test_ctrl_c_keeps_what_was_done(folder, tmp_path):
     assert reports == [10000]
     same(results.frame, ms.load_results(folder).frame)
     assert chunks.items() <= contents(path).items()
+
+
+def test_the_next_chunk_is_made_ready_meanwhile(folder, monkeypatch):
+    """Each chunk waits, before it is computed, for the beginning of the next one: alone it would wait in vain."""
+    sizes, begun = [100, 1000, 10000], {n: Event() for n in (100, 1000, 10000)}
+    begin, finish, order = RUN._begin, RUN._finish, []
+
+    def beginning(study, machine, n, index):
+        begun[n].set()
+        return begin(study, machine, n, index)
+
+    def finishing(chunk):
+        order.append(chunk.n)
+        assert all(begun[n].wait(20) for n in sizes[: len(order) + 1])
+        assert not any(begun[n].is_set() for n in sizes[len(order) + 1 :]), "no more than one is kept ready"
+        return finish(chunk)
+
+    monkeypatch.setattr(RUN, "_begin", beginning)
+    monkeypatch.setattr(RUN, "_finish", finishing)
+    same(ms.run(study()).frame, ms.load_results(folder).frame)
+    assert order == sizes
+
+
+def test_a_chunk_that_cannot_be_made_ready_loses_nothing(folder, tmp_path, monkeypatch):
+    """Its error comes when its turn has come: the chunk before it, computed meanwhile, is kept."""
+    draw = RUN.exact_samples
+
+    def failing(model, truth, law, n, seeds):
+        if n == 10000:
+            raise MemoryError("no room for it")
+        return draw(model, truth, law, n, seeds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RUN, "exact_samples", failing)
+        with pytest.raises(MemoryError, match="no room"):
+            ms.run(study(), tmp_path / "run")
+    assert ms.load_results(tmp_path / "run").frame["n"].unique().tolist() == [100, 1000]
+    same(ms.run(study(), tmp_path / "run").frame, ms.load_results(folder).frame)
 
 
 def test_a_stopped_run_can_be_read(folder, tmp_path):
