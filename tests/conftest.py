@@ -1,6 +1,6 @@
 """Makes ``import nist`` and ``import models`` work, and double precision the rule, before any test module loads.
 
-It also records where each ``InputError`` of the suite was made: test_messages.py asks whether every one was.
+It also records where each ``InputError`` of the suite was made, and fails a whole suite that misses one.
 """
 
 import gc
@@ -28,16 +28,36 @@ InputError.__init__ = _recording  # type: ignore[method-assign]
 
 
 def pytest_collection_modifyitems(config, items):
-    """What looks back at the whole suite comes last, and only where the whole suite is run."""
+    """Notes whether the whole suite is run.
+
+    The bridge comes last: PyTorch and transformers bring a million objects, which slow whatever allocates.
+    """
     files = {Path(item.path).name for item in items}
     whole = files == {p.name for p in Path(__file__).parent.glob("test_*.py")}
     config.stash[_WHOLE] = whole and not config.option.keyword and not config.option.markexpr
-    items.sort(key=_turn)
+    items.sort(key=lambda item: "test_bridge" in item.path.name)
 
 
-def _turn(item) -> int:
-    """The bridge comes late: PyTorch and transformers bring a million objects, which slow whatever allocates."""
-    return 2 if item.get_closest_marker("last") else int("test_bridge" in item.path.name)
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Where several processes run the suite, each tells the first one what it saw."""
+    told = getattr(node, "workeroutput", {})
+    MADE.update(tuple(site) for site in told.get("made", []))
+    node.config.stash[_WHOLE] = told.get("whole", False)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """A suite that was run to its end fails where no test produced some error text."""
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput |= {"made": sorted(MADE), "whole": config.stash.get(_WHOLE, False)}
+    elif config.stash.get(_WHOLE, False) and exitstatus == pytest.ExitCode.OK:
+        from test_messages import PACKAGE, error_sites
+
+        missed = sorted(f"{Path(file).relative_to(PACKAGE)}:{line}" for file, line in error_sites() - MADE)
+        if missed:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            print(f"\nFAILED: no test produces the messages of {', '.join(missed)}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,14 +65,6 @@ def frozen():
     """The garbage collector need not look again, at every trace of JAX, through all that earlier modules left."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture
-def made(request):
-    """Where InputErrors were made so far; skips unless the whole suite runs."""
-    if not request.config.stash[_WHOLE]:
-        pytest.skip("needs the whole suite")
-    return MADE
 
 
 @pytest.fixture

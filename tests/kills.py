@@ -1,4 +1,4 @@
-"""A study killed by SIGKILL at random, again and again, until it is done. Run it by hand (about ten minutes):
+"""A study killed by SIGKILL at random, again and again, until it is done. Run it by hand (about a quarter of an hour):
 
     .venv/bin/python tests/kills.py [KILLS]
 
