@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from moe_sim import plots
 from moe_sim.bridge import MINILM, require
 from moe_sim.console import (
     RUNS,
@@ -57,6 +56,7 @@ def head(
     as_json: Json = False,
 ) -> None:
     """Rates on real attention heads, whose frozen experts are the tokens of real sentences."""
+    from moe_sim import plots
     from moe_sim.bridge import head as real
     from moe_sim.bridge import pretrained
     from moe_sim.bridge.head_plot import plot_heads
@@ -158,6 +158,7 @@ def few_shot(
     """Prefix-tuning of a frozen BERT on few movie reviews, keys and values shared or not (under an hour on 2 cores)."""
     import torch
 
+    from moe_sim import plots
     from moe_sim.bridge import few_shot as fs
     from moe_sim.bridge import few_shot_plot, pretrained
 

@@ -118,15 +118,18 @@ class LaneFunction:
         return 0 if chunks * CHUNK > KEPT else max(128, 1 << (chunks - 1).bit_length())
 
     def _block(self, shared, lanes, first: int, count: int):
-        """Lanes first .. first + count, neighbours on one device as far as all devices are kept busy."""
-        devices = len(self._devices)
+        """Lanes first .. first + count: dealt out in turn, as hard ones come together, or where a sample is kept,
+        neighbours on one device, as far as all devices are kept busy."""
+        devices, capacity = len(self._devices), self._capacity(shared)
         each = -(-count // devices)
-        place = np.arange(self._share)[None] + each * np.arange(devices)[:, None]
-        active = (np.arange(self._share)[None] < each) & (place < count)
+        slot, device = np.arange(self._share)[None], np.arange(devices)[:, None]
+        place = slot + each * device if capacity else slot * devices + device
+        active = (slot < each) & (place < count)
         index = np.minimum(first + place, len(jax.tree.leaves(lanes)[0]) - 1).ravel()
         block = jax.tree.map(lambda v: v[index], lanes)
-        found = jax.device_get(self._compiled(self._capacity(shared))(shared, (jnp.asarray(active.ravel()), block)))
-        return jax.tree.map(lambda v: v[np.flatnonzero(active)], found)
+        found = jax.device_get(self._compiled(capacity)(shared, (jnp.asarray(active.ravel()), block)))
+        back = np.flatnonzero(active)[np.argsort(place[active])]
+        return jax.tree.map(lambda v: v[back], found)
 
 
 def _drawn(samples) -> bool:
