@@ -1,5 +1,5 @@
 """``python -m moe_sim`` is ``moe-sim``."""
 
-from moe_sim.cli import main
+from moe_sim.cli.main import main
 
 main()

@@ -17,8 +17,8 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
-from moe_sim.fitting import passes_of
-from moe_sim.laws import Law, Uniform
+from moe_sim.data.covariates import Law, Uniform
+from moe_sim.fitting.multistart import passes_of
 from moe_sim.models.base import MixtureModel, Parameters
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.prefix_mixture import PrefixMixture

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moe_sim.laws import Grid, Law
+from moe_sim.data.covariates import Grid, Law
 from moe_sim.models.base import Parameters, RegressionModel
 from moe_sim.models.prefix import Frozen, PrefixModel
 

@@ -11,8 +11,8 @@ from test_run import same
 from tiny import compiled, study, write  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import adaptive
-from moe_sim.slopes import fit_slope, summarise
+from moe_sim.rates.slopes import fit_slope, summarise
+from moe_sim.simulation import adaptive
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

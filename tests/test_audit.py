@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from tiny import compiled  # noqa: F401
 
-from moe_sim import audit, check_plots
-from moe_sim.audit import ROWS, load_protocol, protocols
-from moe_sim.rates import judge
+from moe_sim.plots import checks
+from moe_sim.rates.judge import judge
+from moe_sim.simulation import audit
+from moe_sim.simulation.audit import ROWS, load_protocol, protocols
 
 
 def test_protocols_come_in_pairs_on_the_same_samples():
@@ -56,7 +57,7 @@ def test_start_noise_that_shrinks_makes_what_cannot_converge_look_convergent(sho
         assert (row["dropped_low"], row["dropped_high"]) == (min(slopes), max(slopes))
     assert found["below"].iloc[2] == 0.0 and np.all(np.isfinite(found["below"]))
 
-    paths = check_plots.write_audit(done, short, found, tmp_path / "figures")
+    paths = checks.write_audit(done, short, found, tmp_path / "figures")
     assert [p.name for p in paths] == ["audit.svg", "audit.png", "audit.csv"] and all(p.exists() for p in paths)
     status, out, _ = moe_sim("audit", "--quick", "--json", "--out", "elsewhere")
     rows = json.loads(out)["rows"]

@@ -309,7 +309,7 @@ class TestFolders:
         def deny(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("moe_sim.store.os.replace", deny)
+        monkeypatch.setattr("moe_sim.simulation.store.os.replace", deny)
         answer = call(monkeypatch, capsys, "run", "study.toml", "--out", "run", "--sizes", "1e2,1e3,1e4,1e5")
         refused(answer, "cannot be written (Permission denied)", "may write to")
         untouched(run_folder, before)

@@ -30,7 +30,7 @@ class Missing:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Missing())
 sys.argv = ["moe-sim", "bench", "--help"]
-from moe_sim.cli import main
+from moe_sim.cli.main import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from moe_sim import calibrate
-from moe_sim.calibrate import LossLaw, laws
+from moe_sim.rates import calibration
+from moe_sim.rates.calibration import LossLaw, laws
 
 STUDIES = 400
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return {row["law"]: row for row in calibrate.calibrate(STUDIES, seed=1)}
+    return {row["law"]: row for row in calibration.calibrate(STUDIES, seed=1)}
 
 
 def test_shares_add_up_and_every_law_is_there(rows):
@@ -53,13 +53,13 @@ def test_the_noise_of_a_replicate_has_mean_one(noise):
     """40,000 replicates: the mean within 4.5 of its errors, a false alarm in 150,000 seeds."""
     law = LossLaw("", lambda n: np.ones_like(n), laws()[0].claim, (), noise=noise)
     rng = np.random.default_rng(0)
-    values = np.concatenate([np.concatenate(calibrate._synthetic(law, rng)[0]) for _ in range(40)])
+    values = np.concatenate([np.concatenate(calibration._synthetic(law, rng)[0]) for _ in range(40)])
     assert np.mean(values) == pytest.approx(1.0, abs=4.5 * np.std(values) / np.sqrt(len(values)))
 
 
 def test_a_row_does_not_depend_on_the_others(rows):
     name = laws()[5].name
-    assert list(calibrate.calibrate(STUDIES, 1, only={name})) == [rows[name]]
+    assert list(calibration.calibrate(STUDIES, 1, only={name})) == [rows[name]]
 
 
 def test_command_line(moe_sim):

@@ -12,7 +12,7 @@ import pytest
 from tiny import RUN, compiled, contents, study, tables, write  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import plots
+from moe_sim.plots import rates as plots
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

@@ -12,7 +12,9 @@ import tomli_w
 from tiny import compiled, contents, study, tables, write  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import plots, predict, theory_plots
+from moe_sim.plots import modulus as theory_plots
+from moe_sim.plots import rates as plots
+from moe_sim.simulation import predictions
 from moe_sim.theory import modulus as searching
 
 pytestmark = pytest.mark.usefixtures("compiled")
@@ -51,9 +53,9 @@ def test_modulus_in_words(folder, moe_sim):
     assert "no estimator has a smaller worst risk than" in told and "sharp" in told
     assert (folder / "kept" / "moduli.json").is_file() and not (folder / "runs").exists()
     # One more loss is one more search; those that are known stay.
-    before = predict.kept_moduli("kept")
+    before = predictions.kept_moduli("kept")
     assert moe_sim("modulus", path, "--loss", "mass", "--out", "kept")[0] == 0
-    after = predict.kept_moduli("kept")
+    after = predictions.kept_moduli("kept")
     assert [m.loss for m in after] == ["voronoi", "atoms:multi", "mass"]
     assert [m.to_json() for m in after[:2]] == [m.to_json() for m in before]
 
@@ -67,7 +69,7 @@ def test_modulus_that_is_nothing(folder, moe_sim):
     status, out, _ = moe_sim("modulus", write(folder), "--loss", "atoms:multi")
     assert status == 0 and "no neighbour of the truth has such a loss" in " ".join(out.split())
     assert "kappa from" not in out
-    nothing = predict.modulus(study(), ["atoms:multi"])
+    nothing = predictions.modulus(study(), ["atoms:multi"])
     assert all(path.is_file() for path in theory_plots.write_modulus(study(), nothing, folder))
 
 
@@ -164,7 +166,7 @@ def test_claims_table_has_claimed_simulated_and_modulus(folder, moe_sim):
     name = "prefix-shared-linear-exact"
     small = study(name=name)
     verdict = ms.judge(ms.run(small, folder / "runs" / name))[1]
-    predict.modulus(small, None, folder / "runs" / name)
+    predictions.modulus(small, None, folder / "runs" / name)
     lines = moe_sim("claims")[1].splitlines()
     header = [cell.strip() for cell in next(line for line in lines if "claimed" in line).split("┃")]
     first = next(i for i, line in enumerate(lines) if f" {name} " in line)
@@ -176,7 +178,7 @@ def test_claims_table_has_claimed_simulated_and_modulus(folder, moe_sim):
 def test_the_figure_shows_omega(folder):
     """One panel a loss, the line through eps and omega; as many rows in the table as points."""
     asked = study(fit__atoms=2)
-    moduli = predict.modulus(asked, ["voronoi", "atoms:multi"])
+    moduli = predictions.modulus(asked, ["voronoi", "atoms:multi"])
     figure = theory_plots.plot_modulus(asked, moduli)
     panels = [axes for axes in figure.axes if axes.lines]
     assert len(panels) == 2
@@ -195,7 +197,7 @@ def test_the_figure_shows_omega(folder):
 
 def test_the_rate_figure_has_the_predicted_line():
     results = ms.run(study())
-    predicted = predict.constants(results.study)
+    predicted = predictions.constants(results.study)
     figure = plots.plot_rates(results, ms.judge(results), predicted)
     want = predicted["voronoi"]
     drawn = [line.get_xydata() for axes in figure.axes for line in axes.lines]

@@ -12,8 +12,8 @@ from test_run import same
 from tiny import RUN, compiled, study, tables  # noqa: F401
 
 import moe_sim as ms
-from moe_sim.cluster import cluster, compute
-from moe_sim.store import platform_facts
+from moe_sim.simulation.cluster import cluster, compute
+from moe_sim.simulation.store import platform_facts
 
 dask = pytest.importorskip("dask")
 
@@ -62,7 +62,7 @@ def test_without_dask(monkeypatch):
 
 
 def test_no_scheduler_there(monkeypatch):
-    monkeypatch.setattr("moe_sim.cluster._CONNECT", "1s")
+    monkeypatch.setattr("moe_sim.simulation.cluster._CONNECT", "1s")
     with pytest.raises(ms.InputError, match="no scheduler answers there"), cluster("tcp://127.0.0.1:9"):
         pass
 

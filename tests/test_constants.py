@@ -15,8 +15,8 @@ from scipy.special import gamma
 from tiny import compiled  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import predict
-from moe_sim.losses import parse_loss
+from moe_sim.losses.voronoi import parse_loss
+from moe_sim.simulation import predictions
 from moe_sim.theory.asymptotics import (
     COMMON,
     DEPENDENT,
@@ -54,7 +54,7 @@ def covariance(theta, noise=0.3):
 
 
 def test_one_atom_by_closed_forms():
-    found = predict.constants(tiny.study())
+    found = predictions.constants(tiny.study())
     V = covariance(np.array([0.2, 1.0]))
     w = np.exp(0.2)
     assert (found.kind, found.parameters, found.reason) == ("exact", 2, None)
@@ -138,7 +138,7 @@ def measured(study: ms.Study):
 
 def agrees(study: ms.Study, names, within: float) -> None:
     """Within three Monte Carlo errors, and so many percent. False alarm 0.3% a loss; the seed is fixed."""
-    predicted, n = predict.constants(study), max(study.problem.sizes)
+    predicted, n = predictions.constants(study), max(study.problem.sizes)
     found = measured(study)
     for name in names:
         mean, error = found[name]
@@ -171,7 +171,7 @@ def reason_of(problem, **changes) -> str | None:
 def test_truths_that_move():
     claim = [{"loss": "voronoi", "exponent": 0.5, "window": [1e2, 1e4]}]
     moving = tiny.study(fit__atoms=2, sample__truth="least-favourable", claim=claim)
-    assert predict.constants(moving).reason == MOVING
+    assert predictions.constants(moving).reason == MOVING
 
 
 def test_a_truth_on_the_edge():
@@ -201,7 +201,7 @@ def test_common_parameters():
 
 
 def test_losses_without_a_constant_say_why():
-    found = predict.constants(tiny.study(fit__atoms=2))
+    found = predictions.constants(tiny.study(fit__atoms=2))
     assert "share its mass" in found["atoms:multi"].reason
     exact = ms.load_study("softmax-gaussian-exact")
     p = exact.problem
@@ -211,7 +211,7 @@ def test_losses_without_a_constant_say_why():
 
 
 def test_json_brings_it_back():
-    found = predict.constants(tiny.study(fit__atoms=2))
+    found = predictions.constants(tiny.study(fit__atoms=2))
     assert Constants.from_json(found.to_json()) == found
 
 

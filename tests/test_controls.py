@@ -11,9 +11,11 @@ from test_mixture_studies import SOFTMAX
 from tiny import RUN, compiled, contents, study, write  # noqa: F401
 
 import moe_sim as ms
-from moe_sim.controls import control, names
 from moe_sim.errors import InputError
-from moe_sim.rates import Claim, compare_control, judge_claim, objective_gaps
+from moe_sim.rates.controls import compare_control, objective_gaps
+from moe_sim.rates.verdicts import judge_claim
+from moe_sim.study.controls import control, names
+from moe_sim.study.schema import Claim
 
 pytestmark = pytest.mark.usefixtures("compiled")
 SIZES = [1e3, 1e4, 1e5, 1e6]
@@ -94,12 +96,12 @@ def test_verdicts_tell_of_controls(done):
 
 
 def test_figure(done, tmp_path):
-    from moe_sim import check_plots
+    from moe_sim.plots import checks
 
-    figure = check_plots.plot_controls(done)
+    figure = checks.plot_controls(done)
     assert len(figure.axes) == 2 and all(len(a.get_lines()) >= 4 for a in figure.axes)
     with pytest.raises(InputError, match="--controls"):
-        check_plots.plot_controls(ms.Results(done.study, done.frame, {}))
+        checks.plot_controls(ms.Results(done.study, done.frame, {}))
 
 
 def constructed(exponent: float, shift: float = 0.0):

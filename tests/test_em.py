@@ -9,10 +9,11 @@ import pytest
 from mixtures import MIXTURES, atoms_of, passes_at, rows
 from scipy.special import softmax as softmax_of
 
-from moe_sim.fitting import FitOptions, Fitter
-from moe_sim.lanes import LaneFunction
+from moe_sim.data.draw import draw
+from moe_sim.data.samples import stored
+from moe_sim.fitting.batching import LaneFunction
+from moe_sim.fitting.multistart import FitOptions, Fitter
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
-from moe_sim.sampling import draw, stored
 from moe_sim.solvers.em import Point, em_step, expectation_maximization
 from moe_sim.solvers.solution import Status
 from moe_sim.solvers.steps import steps

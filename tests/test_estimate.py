@@ -16,7 +16,8 @@ from tiny import call
 
 import moe_sim as ms
 from moe_sim.errors import InputError
-from moe_sim.plots import plot_fit, save
+from moe_sim.plots.fit import plot_fit
+from moe_sim.plots.style import save
 
 SETS = {s["name"]: s for s in json.loads((Path(__file__).parent / "r" / "hme.json").read_text())["sets"]}
 X, Y = (np.array(SETS["sim_cross"][name], float) for name in ("x", "y"))

@@ -14,13 +14,14 @@ from jax.flatten_util import ravel_pytree
 from models import MODELS, Case, atoms_of, permuted
 from scipy import stats
 
-from moe_sim import fitting, lanes, starts
+from moe_sim.data.draw import exact_samples, streamed_samples, streamer
+from moe_sim.data.samples import CHUNK, StoredSample
 from moe_sim.errors import InputError
-from moe_sim.fitting import CERTIFICATES, NEAR, PROMISE, FitOptions, Fits, Fitter, loss_function
-from moe_sim.losses import parse_loss
+from moe_sim.fitting import batching, multistart, starts
+from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, FitOptions, Fits, Fitter, loss_function
+from moe_sim.likelihood.objective import least_squares
+from moe_sim.losses.voronoi import parse_loss
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
-from moe_sim.passes import least_squares
-from moe_sim.sampling import CHUNK, StoredSample, exact_samples, streamed_samples, streamer
 from moe_sim.solvers.solution import Solution, Status
 
 R, N = 3, 10_000
@@ -182,7 +183,7 @@ def test_noise_of_some_coordinates_only(fitted):
 def test_points_made_beforehand_are_those_of_the_first_round(fitted, monkeypatch):
     """Also where seeds are children themselves, and however many children they have had."""
     _, fitter, samples, _ = fitted["independent-d1-N1-L1"]
-    monkeypatch.setattr(fitting, "PROMISE", -1.0)  # none is certified, so that all rounds are spent
+    monkeypatch.setattr(multistart, "PROMISE", -1.0)  # none is certified, so that all rounds are spent
     several = with_options(fitter, budget=3)
     which = [seed.spawn(1)[0] for seed in seeds(2)]
     fits = several.fit(samples, which)
@@ -370,8 +371,8 @@ def test_every_certificate_has_a_sentence():
 
 def test_lanes_run_together_find_the_same_minima(fitted, monkeypatch):
     """``vmap`` in rounds of 3 iterations, after which unfinished lanes are gathered, against ``map``."""
-    monkeypatch.setattr(lanes, "BLOCK", 24)
-    monkeypatch.setattr(fitting, "_ROUND", 3)
+    monkeypatch.setattr(batching, "BLOCK", 24)
+    monkeypatch.setattr(multistart, "_ROUND", 3)
     case, _, samples, expected = fitted["independent-d1-N1-L1"]
     fitter = Fitter(case.model, case.truth, FitOptions(atoms=1), how="vmap")
     fits = fitter.fit(samples, seeds(2))
@@ -395,18 +396,18 @@ def test_rounds_keep_to_the_iteration_limit(monkeypatch, most):
         limit = jnp.array(max_iterations)
         return Solution(start, passes.value(start, sample), jnp.array(int(Status.MAX_ITERATIONS)), limit, limit)
 
-    monkeypatch.setattr(fitting, "trust_region", spend)  # whose rounds are short ones
-    monkeypatch.setitem(fitting.SOLVERS, "least-squares", spend)
-    monkeypatch.setattr(lanes, "BLOCK", 4)
+    monkeypatch.setattr(multistart, "trust_region", spend)  # whose rounds are short ones
+    monkeypatch.setitem(multistart.SOLVERS, "least-squares", spend)
+    monkeypatch.setattr(batching, "BLOCK", 4)
     case = MODELS["linear-d1-N3-L1"]
     fitter = Fitter(case.model, case.truth, FitOptions(atoms=1, max_iterations=most), how="vmap")
     found = fitter.solve(samples_of(case), np.array([0, 1, 2]), np.zeros((R, 2)))
-    assert np.all(found.iterations <= most) and np.all(found.iterations > most - fitting._ROUND)
+    assert np.all(found.iterations <= most) and np.all(found.iterations > most - multistart._ROUND)
 
 
 def test_first_order_lanes_run_together_come_to_an_end(fitted, monkeypatch):
     """From the minimum itself; where lanes run one after another this takes 150 iterations."""
-    monkeypatch.setattr(lanes, "BLOCK", 4)
+    monkeypatch.setattr(batching, "BLOCK", 4)
     case, _, samples, best = fitted["independent-d1-N1-L1"]
     fitter = Fitter(case.model, case.truth, FitOptions(atoms=1, estimator="gradient"), how="vmap")
     found = fitter.solve(samples, np.arange(R), best.theta)
@@ -416,8 +417,8 @@ def test_first_order_lanes_run_together_come_to_an_end(fitted, monkeypatch):
 @pytest.mark.parametrize("how", ["map", "vmap"])
 @pytest.mark.parametrize("count", [1, 7, 8, 19])
 def test_lanes_come_back_in_order_whatever_their_number(monkeypatch, how, count):
-    monkeypatch.setattr(lanes, "BLOCK", 8)
-    run = lanes.LaneFunction(lambda shared, lane: {"sum": shared + lane[0], "two": lane[1] * 2}, how)
+    monkeypatch.setattr(batching, "BLOCK", 8)
+    run = batching.LaneFunction(lambda shared, lane: {"sum": shared + lane[0], "two": lane[1] * 2}, how)
     x, y = np.arange(count, dtype=float), np.arange(3.0 * count).reshape(count, 3)
     found = run(10.0, (x, y))
     assert np.array_equal(found["sum"], 10 + x) and np.array_equal(found["two"], 2 * y)
@@ -427,12 +428,12 @@ def test_lanes_come_back_in_order_whatever_their_number(monkeypatch, how, count)
 @pytest.mark.parametrize("n", [1, CHUNK, 3 * CHUNK - 7])
 def test_a_lane_gets_the_sample_of_its_replicate(monkeypatch, how, buffer, n):
     """Streamed samples, kept in memory or drawn afresh, whatever the order of the replicates."""
-    monkeypatch.setattr(lanes, "BLOCK", 8)
-    monkeypatch.setattr(lanes, "KEPT", 128 * CHUNK if buffer else 0)
+    monkeypatch.setattr(batching, "BLOCK", 8)
+    monkeypatch.setattr(batching, "KEPT", 128 * CHUNK if buffer else 0)
     case = MODELS["linear-d1-N3-L1"]
     samples = streamed_samples(n, seeds(4, count=5), streamer(case.model, case.truth, case.law))
     passes = least_squares(lambda theta, x: theta[0] * x, 1.0)
-    run = lanes.LaneFunction(lambda sample, lane: passes.value(lane[1], sample), how, samples=True)
+    run = batching.LaneFunction(lambda sample, lane: passes.value(lane[1], sample), how, samples=True)
     assert run._capacity(samples) == 128 * buffer
     replicate = np.array([0, 0, 3, 1, 1, 1, 0, 4, 2, 2, 0])
     theta = np.linspace(-1, 1, len(replicate))[:, None]
@@ -477,17 +478,17 @@ def test_survivors_are_the_good_optima_each_once():
     value = np.array([5.0, 5.0 + 5e-5, 14.0, 5.5, 1.0, np.inf, 3.0, np.nan])
     spoilt = np.array([False, False, False, False, True, True, True, True])
     copies = np.array([1, 2, 1, 1, 1, 1, 3, 1])
-    kept, number = fitting._survivors(replicate, copies, value, spoilt, first=True)
+    kept, number = multistart._survivors(replicate, copies, value, spoilt, first=True)
     assert kept.tolist() == [0, 3, 6] and number.tolist() == [3, 1, 3]
     # Later the one on a bound is followed, but is no measure: 5.0 stays within reach of the best sound one.
-    kept, number = fitting._survivors(replicate, copies, np.where(spoilt, value - 10, value), spoilt, first=False)
+    kept, number = multistart._survivors(replicate, copies, np.where(spoilt, value - 10, value), spoilt, first=False)
     assert kept.tolist() == [4, 0, 3, 6] and number.tolist() == [1, 3, 1, 3]
-    kept, number = fitting._survivors(np.zeros(2, int), np.ones(2, int), np.full(2, np.nan), np.zeros(2, bool), True)
+    kept, number = multistart._survivors(np.zeros(2, int), np.ones(2, int), np.full(2, np.nan), np.zeros(2, bool), True)
     assert kept.tolist() == [0] and number.tolist() == [2]
 
 
 def test_subsamples_grow_by_eight_and_end_with_all():
-    assert [fitting._levels(total) for total in (1, 16, 17, 98, 128, 129, 977)] == [
+    assert [multistart._levels(total) for total in (1, 16, 17, 98, 128, 129, 977)] == [
         [1], [16], [8, 17], [8, 98], [8, 128], [8, 64, 129], [8, 64, 977],
     ]  # fmt: skip
 

@@ -13,10 +13,10 @@ import tiny
 from scipy.stats import norm
 
 import moe_sim as ms
-from moe_sim import predict
-from moe_sim.laws import Grid
-from moe_sim.measure import MixingMeasure
+from moe_sim.data.covariates import Grid
 from moe_sim.models.base import RegressionModel
+from moe_sim.models.measure import MixingMeasure
+from moe_sim.simulation import predictions
 from moe_sim.theory.identifiability import check_model, dependences
 from moe_sim.theory.influence import influences
 
@@ -137,13 +137,13 @@ def test_gaussian_gates_hide_the_same_and_their_own():
 
 
 def test_shared_networks_are_strongly_identifiable():
-    found = predict.check_model(ms.load_study("prefix-shared-network-over"))
+    found = predictions.check_model(ms.load_study("prefix-shared-network-over"))
     assert found.strong and found.rank == found.functions
     assert not any(t.flat for t in found.tangents)
 
 
 def test_shared_linear_prefixes_are_strongly_identifiable():
-    found = predict.check_model(ms.Study(**two.shared("shared-linear")))
+    found = predictions.check_model(ms.Study(**two.shared("shared-linear")))
     assert found.strong
     exact, *covers = found.tangents
     assert exact.cells == [1, 1] and exact.rank == exact.parameters == 6 and exact.null == []
@@ -172,7 +172,7 @@ def numerical_rank(tables, owner) -> int:
 
 def test_free_keys_and_values_have_a_flat_direction():
     tables = two.independent()
-    found = predict.check_model(ms.Study(**tables))
+    found = predictions.check_model(ms.Study(**tables))
     for tangent in found.tangents:
         owner = np.repeat([0, 1], tangent.cells)
         assert tangent.rank == numerical_rank(tables, owner)
@@ -198,7 +198,7 @@ def test_softmax_gates_with_twice_the_atoms_are_flat():
 
 def test_a_truth_on_the_edge_of_the_box():
     """One way there is no room to look along a null direction, the other way there is."""
-    found = predict.check_model(tiny.study(fit__atoms=2, fit__bound=1.0))
+    found = predictions.check_model(tiny.study(fit__atoms=2, fit__bound=1.0))
     assert found.strong and all(t.flat == [] for t in found.tangents)
 
 
@@ -225,6 +225,6 @@ def test_influences_are_derivatives_of_the_function():
 
 
 def test_json_is_complete():
-    found = predict.check_model(tiny.study(fit__atoms=2)).to_json()
+    found = predictions.check_model(tiny.study(fit__atoms=2)).to_json()
     assert [t["cells"] for t in found["tangents"]] == [[1], [2]]
     assert found["strong"]["identifiable"] is True and found["strong"]["equations"] == []

@@ -10,8 +10,8 @@ from scipy.stats import norm
 
 import moe_sim as ms
 from moe_sim.errors import InputError
-from moe_sim.fitting import loss_function
-from moe_sim.losses import Loss
+from moe_sim.fitting.multistart import loss_function
+from moe_sim.losses.voronoi import Loss
 from moe_sim.theory.least_favourable import eps_at, least_favourable, undetectable
 from moe_sim.theory.minimax import total_variation
 from moe_sim.theory.modulus import Modulus

@@ -11,9 +11,9 @@ from test_mixture_studies import GATED, MIXTURE, SOFTMAX
 from tiny import compiled, study, write  # noqa: F401
 
 import moe_sim as ms
-from moe_sim.check_plots import plot_ratio
 from moe_sim.errors import InputError
-from moe_sim.likelihood_ratio import likelihood_ratio
+from moe_sim.plots.checks import plot_ratio
+from moe_sim.simulation.likelihood_ratio import likelihood_ratio
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

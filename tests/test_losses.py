@@ -15,9 +15,9 @@ from models import MODELS, atoms_of, every, permuted, random_params
 from scipy.optimize import minimize
 
 from moe_sim.errors import InputError
-from moe_sim.fitting import loss_function
-from moe_sim.losses import cells, evaluate, evaluate_all, parse_loss, standard_losses
-from moe_sim.measure import MixingMeasure
+from moe_sim.fitting.multistart import loss_function
+from moe_sim.losses.voronoi import cells, evaluate, evaluate_all, parse_loss, standard_losses
+from moe_sim.models.measure import MixingMeasure
 
 TIED = {"p": (1.0, 2.0)}
 FREE = {"key": (1.0,), "value": (1.0,)}

@@ -14,9 +14,9 @@ import pytest
 from tiny import compiled, study  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import plots
-from moe_sim.fitting import CERTIFICATES
-from moe_sim.run import Results
+from moe_sim.fitting.multistart import CERTIFICATES
+from moe_sim.plots import rates as plots
+from moe_sim.simulation.runner import Results
 
 PACKAGE = Path(ms.__file__).parent
 

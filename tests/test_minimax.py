@@ -10,9 +10,9 @@ import tiny
 from scipy.stats import norm
 
 import moe_sim as ms
-from moe_sim import predict
-from moe_sim.losses import Loss, evaluate, parse_loss
-from moe_sim.measure import MixingMeasure
+from moe_sim.losses.voronoi import Loss, evaluate, parse_loss
+from moe_sim.models.measure import MixingMeasure
+from moe_sim.simulation import predictions
 from moe_sim.theory.minimax import least_risk, total_variation, transport
 
 EXPONENTS = {"key": (1.0, 2.0), "value": (1.0, 2.0)}
@@ -83,8 +83,8 @@ def test_no_bound_where_none_is_known():
 
 def test_the_bound_of_free_keys_and_values_is_the_same_at_every_n():
     study = ms.Study(**two.independent())
-    (found,) = predict.modulus(study, ["voronoi:r=2"])
-    bound = predict.lower_bound(study, found)
+    (found,) = predictions.modulus(study, ["voronoi:r=2"])
+    bound = predictions.lower_bound(study, found)
     assert bound["sizes"] == [float(n) for n in study.problem.sizes]
     assert bound["risk"] == pytest.approx([bound["risk"][0]] * len(bound["sizes"]), rel=1e-6)
     assert bound["risk"][0] > 0.01
@@ -94,8 +94,8 @@ def test_the_bound_of_free_keys_and_values_is_the_same_at_every_n():
 def test_the_bound_of_tied_prefixes_falls_like_the_claim():
     """And lies below the risk of least squares at every size, as it must."""
     study = tiny.study(fit__atoms=2).replace(sizes=[1e4, 1e6, 1e8], replicates=50)
-    (found,) = predict.modulus(study, ["voronoi"])
-    risk = np.array(predict.lower_bound(study, found)["risk"])
+    (found,) = predictions.modulus(study, ["voronoi"])
+    risk = np.array(predictions.lower_bound(study, found)["risk"])
     assert np.polyfit(np.log([1e4, 1e6, 1e8]), np.log(risk), 1)[0] == pytest.approx(-0.5, abs=0.1)
     mean = ms.run(study).frame.groupby("n")["loss:voronoi"].mean().to_numpy()
     assert np.all(risk < mean) and np.all(risk > 1e-3 * mean)

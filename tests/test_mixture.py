@@ -13,9 +13,10 @@ from mixtures import MIXTURES, atoms_of, every, free_vector, naive_log_density, 
 from scipy import stats
 from scipy.special import logsumexp
 
-from moe_sim.distances import function_distance
-from moe_sim.laws import Linspace, Uniform
-from moe_sim.sampling import StoredSample, draw, kept, stored
+from moe_sim.data.covariates import Linspace, Uniform
+from moe_sim.data.draw import draw
+from moe_sim.data.samples import StoredSample, kept, stored
+from moe_sim.losses.distances import function_distance
 
 ROWS, CHUNKS = 48, 3
 

@@ -11,8 +11,8 @@ from tiny import contents
 
 import moe_sim as ms
 from moe_sim.errors import InputError
-from moe_sim.plots import caption, plot_rates
-from moe_sim.rates import judge
+from moe_sim.plots.rates import caption, plot_rates
+from moe_sim.rates.judge import judge
 
 CLAIMS = [{"loss": name, "exponent": 0.5, "log_power": 0.5, "window": [1e2, 4e3]} for name in ("voronoi", "function")]
 SAMPLE = {"mode": "iid", "sizes": [100, 600, 4000], "replicates": 6, "seed": 1}

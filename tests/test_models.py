@@ -7,7 +7,7 @@ import pytest
 from models import MODELS, atoms_of, every, means, per_atom, permuted, random_params
 
 from moe_sim.errors import InputError
-from moe_sim.measure import MixingMeasure
+from moe_sim.models.measure import MixingMeasure
 from moe_sim.models.prefix import Frozen, PrefixModel, build
 
 SAME = 1e-13

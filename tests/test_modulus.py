@@ -16,15 +16,15 @@ import tiny
 from scipy.optimize import minimize
 
 import moe_sim as ms
-from moe_sim import predict
-from moe_sim.distances import function_residuals
+from moe_sim.data.covariates import Uniform
 from moe_sim.errors import InputError
-from moe_sim.fitting import FitOptions, Fitter
-from moe_sim.laws import Uniform
-from moe_sim.losses import parse_loss
+from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.losses.distances import function_residuals
+from moe_sim.losses.voronoi import parse_loss
 from moe_sim.models.base import MixtureModel
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
+from moe_sim.simulation import predictions
 from moe_sim.theory.modulus import FLOOR, SAME, Descent, Modulus, modulus
 from moe_sim.theory.search import Branch, Search, assignments, residuals_near
 
@@ -348,7 +348,7 @@ def measured(loss: str, kind: str, exponent: float | None, omega) -> str | None:
     found = Modulus(loss, eps, omega(eps), [(1,)] * 3, {}, [], [1] * 3, None)
     made = {"loss": loss, "kind": kind, "window": [1e2, 1e4]} | ({} if exponent is None else {"exponent": exponent})
     (claim,) = tiny.study(claim=[made]).claims
-    return predict.agreement(claim, found)
+    return predictions.agreement(claim, found)
 
 
 @pytest.mark.parametrize("kind, exponent, omega, said", [

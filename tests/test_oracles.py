@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import moe_sim as ms
-from moe_sim.fitting import FitOptions, Fitter
+from moe_sim.data.samples import kept
+from moe_sim.fitting.multistart import FitOptions, Fitter
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
-from moe_sim.sampling import kept
 
 FOLDER = Path(__file__).parent / "r"
 SETS = {s["name"]: s for s in json.loads((FOLDER / "hme.json").read_text())["sets"]}

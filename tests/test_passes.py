@@ -10,8 +10,8 @@ from jax.flatten_util import ravel_pytree
 from models import MODELS, every, means, random_params
 from scipy import stats
 
-from moe_sim.passes import least_squares
-from moe_sim.sampling import StoredSample, stored
+from moe_sim.data.samples import StoredSample, stored
+from moe_sim.likelihood.objective import least_squares
 
 ROWS = 24
 CHUNKS = (1, 3)

@@ -11,8 +11,8 @@ from rich.console import Console
 from tiny import compiled, study  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import console
-from moe_sim.progress import Progress, Tally
+from moe_sim.cli import console
+from moe_sim.simulation.progress import Progress, Tally
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -46,7 +46,7 @@ def test_a_run_that_goes_on_counts_what_was_there(reports):
 def test_time_left(reports, monkeypatch, mode, seconds):
     """Two seconds a replicate at n = 100: as long at larger n with sufficient statistics, in proportion with rows."""
     clock = iter([0.0, 8.0])
-    monkeypatch.setattr("moe_sim.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("moe_sim.simulation.progress.time", SimpleNamespace(monotonic=lambda: next(clock)))
     rows = reports[0].frame
     assert Tally(study(sample__mode=mode), None).add(100, rows[rows["n"] == 100]).seconds_left == seconds
 

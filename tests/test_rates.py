@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moe_sim.rates import Claim, Verdict, judge_claim
-from moe_sim.slopes import fit_slope, summarise
+from moe_sim.rates.slopes import fit_slope, summarise
+from moe_sim.rates.verdicts import Verdict, judge_claim
+from moe_sim.study.schema import Claim
 
 DECADES = np.array([1e3, 1e4, 1e5, 1e6, 1e7, 1e8])
 HALF = Claim("voronoi", "upper", 0.5, window=(1e3, 1e8))

@@ -13,7 +13,7 @@ from tiny import compiled, study, write  # noqa: F401
 
 import moe_sim as ms
 from moe_sim.errors import InputError
-from moe_sim.replay import replay
+from moe_sim.simulation.replay import replay
 from moe_sim.solvers.solution import Status
 
 pytestmark = pytest.mark.usefixtures("compiled")

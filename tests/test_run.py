@@ -14,7 +14,6 @@ import pytest
 from tiny import RUN, compiled, contents, study  # noqa: F401
 
 import moe_sim as ms
-from moe_sim import sampling
 
 pytestmark = pytest.mark.usefixtures("compiled")
 FILES = Path(__file__).parent / "studies"
@@ -284,7 +283,7 @@ def test_iid_samples_of_any_size_and_law():
     sizes = [1000, 1024, 2048, 5000]
     law = {"name": "uniform", "low": -2.0, "high": 2.0}
     frame = ms.run(study(law=law, sample__mode="iid", sample__sizes=sizes)).frame
-    assert sampling.CHUNK == 1024
+    assert CHUNK == 1024
     for n, group in frame.groupby("n"):
         assert abs(group["objective_at_truth"].mean() - n / 2) < 5 * np.sqrt(n / 2 / 4)
         assert group["objective_at_truth"].nunique() == 4

@@ -15,10 +15,11 @@ from mixtures import MIXTURES
 from models import MODELS, every, means, prefix
 from scipy import stats
 
+from moe_sim.data.covariates import Grid, Linspace, Normal, Quadrature, Tokens, Uniform
+from moe_sim.data.draw import draw, exact_samples, streamed_samples, streamer
+from moe_sim.data.samples import CHUNK, Part, empty, keep, kept, stored
 from moe_sim.errors import InputError
-from moe_sim.laws import Grid, Linspace, Normal, Quadrature, Tokens, Uniform
-from moe_sim.passes import least_squares
-from moe_sim.sampling import CHUNK, Part, draw, empty, exact_samples, keep, kept, stored, streamed_samples, streamer
+from moe_sim.likelihood.objective import least_squares
 from moe_sim.solvers.solution import Status
 from moe_sim.solvers.trust_region import trust_region
 

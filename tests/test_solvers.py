@@ -14,8 +14,8 @@ from jax.flatten_util import ravel_pytree
 from models import MODELS
 from scipy import optimize
 
-from moe_sim.passes import least_squares
-from moe_sim.sampling import StoredSample, stored
+from moe_sim.data.samples import StoredSample, stored
+from moe_sim.likelihood.objective import least_squares
 from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.gradient import OPTIMIZERS, gradient_descent
 from moe_sim.solvers.model_step import ball_step, box_step, scaling

@@ -19,7 +19,7 @@ from tiny import compiled, contents, study, tables, write  # noqa: F401
 
 import moe_sim as ms
 from moe_sim.errors import InputError
-from moe_sim.store import RunFolder
+from moe_sim.simulation.store import RunFolder
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
@@ -197,7 +197,7 @@ def test_a_lock_does_not_outlive_its_process(tmp_path):
     """Killed with SIGKILL while it holds the lock."""
     opened(tmp_path / "run")
     code = (
-        "import os, signal, sys; from moe_sim.store import RunFolder\n"
+        "import os, signal, sys; from moe_sim.simulation.store import RunFolder\n"
         "with RunFolder(sys.argv[1]).writing(): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")]).returncode == -9
@@ -209,7 +209,7 @@ def test_a_disk_without_locks(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("moe_sim.store.fcntl.flock", refuse)
+    monkeypatch.setattr("moe_sim.simulation.store.fcntl.flock", refuse)
     with pytest.raises(InputError, match=r"cannot be locked .No locks available.: pass an --out on another disk"):
         opened(tmp_path / "run")
 
@@ -238,7 +238,7 @@ def test_a_folder_that_may_not_be_locked(whole, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     folder = RunFolder(whole)
-    monkeypatch.setattr("moe_sim.store.os.open", deny)
+    monkeypatch.setattr("moe_sim.simulation.store.os.open", deny)
     with pytest.raises(InputError, match=r"cannot be written .Permission denied."), folder.writing():
         pass
 

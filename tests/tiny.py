@@ -11,11 +11,11 @@ import pytest
 import tomli_w
 
 import moe_sim as ms
-from moe_sim.cli import main
+from moe_sim.cli.main import main
 from moe_sim.models import prefix
-from moe_sim.run import Fitter, loss_function, streamer
+from moe_sim.simulation.runner import Fitter, loss_function, streamer
 
-RUN = sys.modules["moe_sim.run"]  # the attribute ``moe_sim.run`` is the function
+RUN = sys.modules["moe_sim.simulation.runner"]  # the attribute ``moe_sim.run`` is the function
 GONE = object()  # a change that takes the key away
 TABLES = {
     "name": "tiny",

@@ -31,8 +31,8 @@ from sklearn.linear_model import LogisticRegression
 
 from moe_sim.bridge import STRUCTURES, data
 from moe_sim.bridge.prefixes import NETWORK, check, linear, prefix, sentence_vectors
-from moe_sim.slopes import LEVEL, summarise
-from moe_sim.store import RunFolder
+from moe_sim.rates.slopes import LEVEL, summarise
+from moe_sim.simulation.store import RunFolder
 
 FINE_TUNING, PROBE = "full fine-tuning", "linear probe"
 METHODS = (*STRUCTURES, FINE_TUNING, PROBE)

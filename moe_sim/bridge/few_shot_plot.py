@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from moe_sim import plots
 from moe_sim.bridge import STRUCTURES
 from moe_sim.bridge.few_shot import FINE_TUNING, METHODS, PROBE, SEEN, FewShot
+from moe_sim.plots.rates import STRUCTURES as STRUCTURE_COLOURS
+from moe_sim.plots.style import STYLE, handle, legend, note
 
 _STYLE = {  # colour, marker, line
     **{
-        name: (plots.STRUCTURES[theory], marker, "-")
+        name: (STRUCTURE_COLOURS[theory], marker, "-")
         for (name, theory), marker in zip(STRUCTURES.items(), "os^", strict=True)
     },
     FINE_TUNING: ("0.0", "D", "--"),
@@ -28,15 +29,15 @@ _DODGE = 1.09  # factor in shots between points that would lie on each other
 def plot(result: FewShot) -> tuple[Figure, pd.DataFrame]:
     """The figure and the numbers in it, ``panel`` telling them apart."""
     accuracy, differences, loss = result.accuracy(), result.differences(), _loss(result)
-    with matplotlib.rc_context(plots.STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 6.2), layout="constrained")
         (test, gap), (training, curve) = figure.subplots(2, 2)
         _accuracy(test, accuracy)
         _differences(gap, differences, result.profile.shots)
         _training(training, accuracy, result.profile.steps)
         _curve(curve, loss)
-        plots.legend(figure, [_handle(method, accuracy) for method in METHODS], columns=3)
-        plots.note(figure, _caption(result))
+        legend(figure, [_handle(method, accuracy) for method in METHODS], columns=3)
+        note(figure, _caption(result))
     rates = accuracy["rates"].map(lambda of: "; ".join(f"{rate} x {count}" for rate, count in of.items()))
     parts = {"test accuracy": accuracy.assign(rates=rates), "difference": differences, "training loss": loss}
     return figure, pd.concat([part.assign(panel=name) for name, part in parts.items()], ignore_index=True)
@@ -111,7 +112,7 @@ def _shots(axes: Axes, shots: pd.Series, ylabel: str, title: str, last: str | No
 def _handle(method: str, table: pd.DataFrame):
     colour, marker, line = _STYLE[method]
     of = table[table["method"] == method].iloc[0]
-    return plots.handle(colour, f"{method} ({of['parameters']:,} + {of['classifier']:,})", marker, line)
+    return handle(colour, f"{method} ({of['parameters']:,} + {of['classifier']:,})", marker, line)
 
 
 def _caption(result: FewShot) -> str:

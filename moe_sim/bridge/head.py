@@ -29,10 +29,11 @@ import numpy as np
 from moe_sim.bridge import heads
 from moe_sim.bridge.modules import one_thread
 from moe_sim.errors import InputError
-from moe_sim.progress import Progress
-from moe_sim.rates import Verdict, judge
-from moe_sim.run import Results, run
-from moe_sim.study import Study
+from moe_sim.rates.judge import judge
+from moe_sim.rates.verdicts import Verdict
+from moe_sim.simulation.progress import Progress
+from moe_sim.simulation.runner import Results, run
+from moe_sim.study.study import Study
 
 DIRECTIONS = 2  # r: dimensions that a prefix may move in
 LONGEST = 14  # tokens of a sentence at most; longer ones are left out, every query carries all tokens of its sentence

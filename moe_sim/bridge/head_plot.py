@@ -6,8 +6,9 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from moe_sim.plots import STYLE, caption, headline_legend, headline_panels, note
-from moe_sim.run import Results
+from moe_sim.plots.rates import caption, headline_legend, headline_panels
+from moe_sim.plots.style import STYLE, note
+from moe_sim.simulation.runner import Results
 
 
 def plot_heads(over: dict[str, dict[str, Results]], model: str) -> tuple[Figure, pd.DataFrame]:

@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from moe_sim.bridge import STRUCTURES
 from moe_sim.bridge.identity import GRADIENT, LIMITS
-from moe_sim.plots import STRUCTURES as COLOURS
-from moe_sim.plots import STYLE, handle, legend, note, write
+from moe_sim.plots.rates import STRUCTURES as COLOURS
+from moe_sim.plots.style import STYLE, handle, legend, note, write
 
 _MARKERS = {"float64": "o", "float32": "^"}
 _LEAST = 1e-18  # what a difference of exactly 0 is drawn at

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.measure import MixingMeasure
-from moe_sim.mixture import LOG_2PI, Coefficients, Form
+from moe_sim.models.form import LOG_2PI, Coefficients, Form
+from moe_sim.models.measure import MixingMeasure
 
 Parameters = dict[str, np.ndarray]
 

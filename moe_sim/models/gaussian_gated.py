@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError, array
-from moe_sim.measure import MixingMeasure
-from moe_sim.mixture import LOG_2PI, Coefficients, Form
 from moe_sim.models.base import spread
+from moe_sim.models.form import LOG_2PI, Coefficients, Form
 from moe_sim.models.gaussian import FULL, HALF, LinearExperts, Range, scale_range, sizes, variance_range
+from moe_sim.models.measure import MixingMeasure
 
 TABLE: dict = {"family": None, "variance_range": None, "covariance_range": None}
 REQUIRED: tuple[str, ...] = ()

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError, array, flag, number, one_of, whole
-from moe_sim.measure import MixingMeasure
 from moe_sim.models.base import Parameters, RegressionModel
+from moe_sim.models.measure import MixingMeasure
 
 ACTIVATIONS: dict[str, Callable] = {
     "tanh": jnp.tanh, "identity": lambda z: z, "relu": jax.nn.relu, "gelu": jax.nn.gelu, "sigmoid": jax.nn.sigmoid,

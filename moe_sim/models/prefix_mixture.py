@@ -9,9 +9,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.mixture import Coefficients, Form
 from moe_sim.models import prefix
 from moe_sim.models.base import MixtureModel, linear_gates
+from moe_sim.models.form import Coefficients, Form
 from moe_sim.models.prefix import PrefixModel
 
 TABLE, REQUIRED = prefix.TABLE, prefix.REQUIRED

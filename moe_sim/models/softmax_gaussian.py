@@ -10,10 +10,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.measure import MixingMeasure
-from moe_sim.mixture import Coefficients, Form
 from moe_sim.models.base import linear_gates
+from moe_sim.models.form import Coefficients, Form
 from moe_sim.models.gaussian import FULL, HALF, LinearExperts, Range, sizes, variance_range
+from moe_sim.models.measure import MixingMeasure
 
 TABLE: dict = {"family": None, "variance_range": None}
 REQUIRED: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe_sim.passes import Passes
+from moe_sim.likelihood.objective import Passes
 from moe_sim.solvers.model_step import box_step, scaling
 
 

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.mixture import Form
-from moe_sim.passes import Passes
+from moe_sim.likelihood.objective import Passes
+from moe_sim.models.form import Form
 from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.model_step import box_step
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status

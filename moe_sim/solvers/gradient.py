@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from moe_sim.passes import Passes
+from moe_sim.likelihood.objective import Passes
 from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 from moe_sim.solvers.trust_region import RUNNING

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from moe_sim.passes import Passes
+from moe_sim.likelihood.objective import Passes
 from moe_sim.solvers.em import Point, em_step
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 from moe_sim.solvers.trust_region import RUNNING, trust_region

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe_sim.passes import Passes
+from moe_sim.likelihood.objective import Passes
 from moe_sim.solvers.model_step import box_step, scaling
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 

@@ -23,9 +23,9 @@ from jax.flatten_util import ravel_pytree
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-from moe_sim.fitting import FitOptions, loss_function
-from moe_sim.laws import Law
-from moe_sim.losses import Loss
+from moe_sim.data.covariates import Law
+from moe_sim.fitting.multistart import FitOptions, loss_function
+from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import MixtureModel, Model, Parameters
 from moe_sim.theory import cone
 from moe_sim.theory.influence import owned, standardised

@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import helmert
 
-from moe_sim.lanes import LaneFunction
-from moe_sim.laws import Law
+from moe_sim.data.covariates import Law
+from moe_sim.fitting.batching import LaneFunction
+from moe_sim.likelihood.objective import Passes
 from moe_sim.models.base import Model, Parameters
-from moe_sim.passes import Passes
 from moe_sim.solvers.trust_region import trust_region
 from moe_sim.theory.influence import influences, places
 

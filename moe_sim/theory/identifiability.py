@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from moe_sim.fitting import FitOptions, Fitter
-from moe_sim.laws import Law
+from moe_sim.data.covariates import Law
+from moe_sim.fitting.multistart import FitOptions, Fitter
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.influence import atom_names, influences
 from moe_sim.theory.search import SAME, assignments, owners, residuals_near

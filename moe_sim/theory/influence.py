@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from moe_sim.distances import density_nodes
-from moe_sim.laws import Law
+from moe_sim.data.covariates import Law
+from moe_sim.losses.distances import density_nodes
 from moe_sim.models.base import MixtureModel, Model, Parameters, RegressionModel
 
 _TINY = 1e10  # an atom with so small a part of a mass shows the influence of one at mass 0

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from moe_sim.data.covariates import Law
 from moe_sim.errors import InputError
-from moe_sim.fitting import FitOptions
-from moe_sim.laws import Law
-from moe_sim.losses import Loss
+from moe_sim.fitting.multistart import FitOptions
+from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters, RegressionModel
 from moe_sim.theory.modulus import Descent, Modulus, grid
 from moe_sim.theory.search import Search

@@ -13,10 +13,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linprog
 
-from moe_sim.fitting import FitOptions
-from moe_sim.losses import Loss
-from moe_sim.measure import MixingMeasure
+from moe_sim.fitting.multistart import FitOptions
+from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters, RegressionModel
+from moe_sim.models.measure import MixingMeasure
 
 
 def total_variation(model: Model, distance: float, n: float) -> float:

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from moe_sim.data.covariates import Law
 from moe_sim.errors import InputError
-from moe_sim.fitting import FitOptions
-from moe_sim.laws import Law
-from moe_sim.losses import Loss
+from moe_sim.fitting.multistart import FitOptions
+from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.cone import rank_split
 from moe_sim.theory.level import GAIN

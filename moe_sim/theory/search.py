@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim import mixture
-from moe_sim.distances import density_nodes, function_residuals
-from moe_sim.fitting import FitOptions, Fitter
-from moe_sim.lanes import LaneFunction
-from moe_sim.laws import Law
-from moe_sim.losses import Loss, cells, evaluate
+from moe_sim.data.covariates import Law
+from moe_sim.fitting.batching import LaneFunction
+from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.likelihood import gaussian_mixture
+from moe_sim.losses.distances import density_nodes, function_residuals
+from moe_sim.losses.voronoi import Loss, cells, evaluate
 from moe_sim.models.base import MixtureModel, Model, Parameters
 from moe_sim.theory.level import GAIN, least_on_level
 
@@ -70,7 +70,7 @@ def residuals_near(
     def jacobian(theta):
         rows = 0.5 * root * jnp.exp(half_ratio(theta))
         inner = jax.jacfwd(lambda t: form.ravel(coefficients(t)))(theta)
-        return rows[:, None] * (mixture.scores(form, coefficients(theta), x, y) @ inner)
+        return rows[:, None] * (gaussian_mixture.scores(form, coefficients(theta), x, y) @ inner)
 
     return lambda theta: root * jnp.expm1(half_ratio(theta)), jacobian
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from moe_sim.fitting import FitOptions, loss_function
-from moe_sim.laws import Law
-from moe_sim.losses import Loss
+from moe_sim.data.covariates import Law
+from moe_sim.fitting.multistart import FitOptions, loss_function
+from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import SAME, modulus

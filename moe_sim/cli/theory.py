@@ -1,0 +1,155 @@
+"""The commands that need no sampling: modulus, constants, check-model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+import moe_sim as ms
+from moe_sim.cli.console import RUNS, Json, claimed, err_console, fastest, out_console
+from moe_sim.simulation import predictions
+from moe_sim.theory.identifiability import ModelCheck, Tangent
+from moe_sim.theory.modulus import Modulus
+
+app = typer.Typer()
+
+StudyArgument = Annotated[str, typer.Argument(help="A study file, or the name of a claim of the registry.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder that keeps the answer; runs/NAME by default.")]
+
+
+@app.command()
+def modulus(
+    study: StudyArgument,
+    loss: Annotated[
+        list[str] | None, typer.Option(help="Loss, may be given again; by default those that the study claims.")
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """The least distance of functions at each loss from the truth: exponents without sampling."""
+    found = ms.load_study(study)
+    moduli = predictions.modulus(found, loss, out or RUNS / found.name, report(found.name))
+    if as_json:
+        print(json.dumps(predictions.modulus_json(found, moduli)))
+        return
+    table = Table("loss", "eps", "omega", "kappa", "fastest rate", "claimed", "agreement", "starts that agree")
+    for m in moduli:
+        if not len(m.eps):
+            table.add_row(m.loss, "–", "–", "–", "no neighbour of the truth has such a loss")
+            continue
+        claims = [c for c in found.claims if c.loss == m.loss]
+        table.add_row(
+            m.loss, f"{m.eps[0]:.3g} to {m.eps[-1]:.3g}", f"{m.omega[0]:.3g} to {m.omega[-1]:.3g}",
+            "–" if m.kappa is None else f"{m.kappa:.3f}", fastest(m), "\n".join(map(claimed, claims)) or "–",
+            "\n".join(str(predictions.agreement(c, m) or "–") for c in claims) or "–",
+            f"{min(m.agreeing)} at least" if m.agreeing else "–",
+        )  # fmt: skip
+    out_console.print(table)
+    for m in filter(lambda m: len(m.eps), moduli):
+        for line in _told(found, m):
+            out_console.print(line, highlight=False, markup=False)
+
+
+@app.command()
+def constants(study: StudyArgument, out: Out = None, as_json: Json = False) -> None:
+    """The predicted mean of each loss for large n, constant included."""
+    found = ms.load_study(study)
+    predicted = predictions.constants(found, out or RUNS / found.name)
+    if as_json:
+        print(json.dumps({"study": found.name, "digest": found.digest, **predicted.to_json()}))
+        return
+    if predicted.reason is not None:
+        out_console.print(f"no constants: {predicted.reason}", highlight=False)
+        return
+    table = Table("loss", "predicted mean", "error", f"at n = {found.problem.sizes[-1]:g}", "why not")
+    for c in predicted.constants:
+        if c.constant is None:
+            table.add_row(c.loss, "–", "–", "–", c.reason)
+        else:
+            value = f"{c.constant:.5g} n^-{c.exponent:g}" + (" (rms)" if c.aggregate == "rms" else "")
+            table.add_row(c.loss, value, f"{c.error:.1g}", f"{c.at(found.problem.sizes[-1]):.5g}", "")
+    out_console.print(table)
+    ties = f"; in {predicted.ties:.1%} of the draws spare atoms fit nothing" if predicted.ties else ""
+    out_console.print(f"{predicted.parameters} identified parameters, {predicted.kind} fit{ties}", highlight=False)
+
+
+@app.command()
+def check_model(study: StudyArgument, as_json: Json = False) -> None:
+    """Which directions the data cannot see, and which derivatives of the model depend on others."""
+    found = ms.load_study(study)
+    check = predictions.check_model(found)
+    if as_json:
+        print(json.dumps({"study": found.name, "digest": found.digest, **check.to_json()}))
+        return
+    table = Table("fitted atoms on each true one", "parameters", "rank", "least kept", "most dropped", "second order")
+    for t in check.tangents:
+        table.add_row(
+            " + ".join(map(str, t.cells)), str(t.parameters), str(t.rank), f"{t.kept:.1e}", f"{t.dropped:.1e}", _seen(t)
+        )
+    out_console.print(table)
+    for line in _directions(check):
+        out_console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def report(study: str):
+    """Progress of a search on standard error: one line that is rewritten on a terminal, none otherwise."""
+
+    def show(loss: str, eps: float, omega: float) -> None:
+        if err_console.is_terminal:
+            err_console.print(f"{study}  {loss}  eps = {eps:.3g}  omega = {omega:.3g}   ", end="\r", highlight=False)
+
+    return show
+
+
+def _told(study: ms.Study, m: Modulus) -> list[str]:
+    """A modulus in words: how kappa settles, what a degenerate one means, what no estimator can beat."""
+    if m.degenerate:
+        lines = [f"{m.loss}: measures at every such distance have the function of the truth, to rounding; the set of "
+                 f"them has dimension {m.dimension}"]  # fmt: skip
+    else:
+        lines = [f"{m.loss}: kappa from eps to eps {', '.join(f'{k:.2f}' for k in m.local_kappa)}"]
+    kinds = [f"{' + '.join(map(str, cells))}: {_kappa(m, cells)}" for cells in m.by_cells]
+    if len(kinds) > 1:
+        lines.append(f"{m.loss}: kappa by fitted atoms in the cell of each true one {', '.join(kinds)}")
+    bound = predictions.lower_bound(study, m)
+    if bound is not None:
+        first, last = bound["risk"][0], bound["risk"][-1]
+        same = np.isclose(first, last, rtol=1e-9)
+        values = f"{first:.3g} at every n" if same else f"{first:.3g} at n = {bound['sizes'][0]:g}, {last:.3g} at "
+        values += "" if same else f"{bound['sizes'][-1]:g}"
+        lines.append(f"{m.loss}: no estimator has a smaller worst risk than {values}, if {bound['assumption']}")
+    return lines
+
+
+def _kappa(m: Modulus, cells: tuple[int, ...]) -> str:
+    kappa = m.kappa_with(cells)
+    if kappa is None:
+        return "not settled"
+    return "degenerate" if np.isinf(kappa) else f"{kappa:.2f}"
+
+
+def _seen(t: Tangent) -> str:
+    if t.flat:
+        return "flat: " + "; ".join(t.flat)
+    if t.curvature is None:
+        return "not needed"
+    return f"least curvature {t.curvature:.1e}"
+
+
+def _directions(check: ModelCheck) -> list[str]:
+    """Null directions, and equations between derivatives."""
+    lines = []
+    for t in check.tangents:
+        if t.null:
+            lines.append(f"{' + '.join(map(str, t.cells))}: {t.parameters - t.rank} directions unseen at first order, "
+                         f"{t.trivial} of which leave the measure as it is:")  # fmt: skip
+            lines += [f"    {line}" for line in t.null]
+    if check.strong:
+        return [*lines, f"strongly identifiable: the {check.functions} derivatives up to second order are independent"]
+    lines.append(f"not strongly identifiable: {check.functions} derivatives up to second order, rank {check.rank}")
+    return lines + [f"    {line}" for line in check.equations]

@@ -1,0 +1,131 @@
+"""Samples of size n: stored weighted data, exact sufficient statistics, or i.i.d. data drawn as they are read.
+
+Every sample is read chunk by chunk: ``sample.chunks`` chunks, ``sample.chunk(i)`` = x (B, d), y (B, outputs),
+weight (B,), where the weight of a row is the number of observations it stands for (0 for padding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import register_dataclass
+
+CHUNK = 1024  # rows a streamed chunk; it changes last bits of sums, so it is fixed
+KEPT = 2**22  # rows of one sample that are kept in memory at most; longer ones are drawn afresh at every pass
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """Weighted rows in memory: x (C, B, d), y (C, B, outputs), weight (C, B)."""
+
+    x: jax.Array
+    y: jax.Array
+    weight: jax.Array
+
+    @property
+    def chunks(self):
+        return self.weight.shape[-2]
+
+    def chunk(self, i):
+        return self.x[i], self.y[i], self.weight[i]
+
+
+@dataclass(frozen=True)
+class StreamedSample:
+    """``size`` i.i.d. observations that are drawn afresh, the same ones, each time a chunk is read.
+
+    Memory does not grow with n; ``size`` may be traced, so one compilation serves all sizes. Row r of chunk i is
+    observation r * chunks + i, so that every chunk is spread over the sample: the first is a fair subsample,
+    also of a fixed design.
+    """
+
+    key: jax.Array
+    size: jax.Array
+    draw: Callable
+
+    @property
+    def chunks(self):
+        return (self.size + CHUNK - 1) // CHUNK
+
+    def chunk(self, i):
+        index = jnp.arange(CHUNK) * self.chunks + i
+        x, y = self.draw(jax.random.fold_in(self.key, i), index, self.size)
+        return x, y, (index < self.size).astype(float)
+
+
+@dataclass(frozen=True)
+class KeptSample:
+    """A streamed sample drawn once: the arrays of ``StoredSample``, of which the first ``chunks`` chunks count."""
+
+    x: jax.Array
+    y: jax.Array
+    weight: jax.Array
+    chunks: jax.Array
+
+    def chunk(self, i):
+        return self.x[i], self.y[i], self.weight[i]
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first ``chunks`` chunks of a sample: a subsample."""
+
+    whole: StoredSample | StreamedSample | KeptSample
+    chunks: jax.Array
+
+    def chunk(self, i):
+        return self.whole.chunk(i)
+
+
+register_dataclass(StoredSample, ["x", "y", "weight"], [])
+register_dataclass(StreamedSample, ["key", "size"], ["draw"])
+register_dataclass(KeptSample, ["x", "y", "weight", "chunks"], [])
+register_dataclass(Part, ["whole", "chunks"], [])
+
+
+def empty(sample: StreamedSample | Part, capacity: int) -> KeptSample:
+    """A buffer for ``keep``, of ``capacity`` chunks."""
+    shapes = jax.eval_shape(lambda: sample.chunk(0))
+    x, y, weight = (jnp.zeros((capacity, *s.shape), s.dtype) for s in shapes)
+    return KeptSample(x, y, weight, jnp.zeros((), jnp.asarray(sample.chunks).dtype))
+
+
+def keep(sample: StreamedSample | Part, buffer: KeptSample) -> KeptSample:
+    """Draw the sample into the buffer, so that passes over it need not draw again."""
+
+    def fill(i, arrays):
+        return tuple(a.at[i].set(v) for a, v in zip(arrays, sample.chunk(i), strict=True))
+
+    x, y, weight = jax.lax.fori_loop(0, sample.chunks, fill, (buffer.x, buffer.y, buffer.weight))
+    return KeptSample(x, y, weight, jnp.asarray(sample.chunks))
+
+
+def stored(x, y, weight=None) -> StoredSample:
+    """Rows x (n, d), y (n, outputs), weight (n,) as a sample, padded to whole chunks.
+
+    One chunk holds everything up to CHUNK rows, so that small data cost no loop.
+    """
+    chunks = max(1, -(-len(x) // CHUNK))
+    weight = np.ones(len(x)) if weight is None else weight
+    return StoredSample(*_chunked(chunks, len(x) if chunks == 1 else CHUNK, x, y, weight))
+
+
+def kept(x, y) -> KeptSample:
+    """Rows x (n, d), y (n, outputs) of weight 1, padded to a power of two of chunks: few shapes, few compilations."""
+    chunks = -(-len(x) // CHUNK)
+    x, y, weight = _chunked(1 << (chunks - 1).bit_length(), CHUNK, x, y, np.ones(len(x)))
+    return KeptSample(x, y, weight, jnp.asarray(chunks))
+
+
+def _chunked(chunks: int, size: int, *columns) -> list[jax.Array]:
+    """Each of the columns (n, ...), zeros after it, as (chunks, size, ...)."""
+    found = []
+    for values in columns:
+        rows = np.asarray(values, float)
+        padded = np.concatenate([rows, np.zeros((chunks * size - len(rows), *rows.shape[1:]))])
+        found.append(jnp.asarray(padded.reshape(chunks, size, *rows.shape[1:])))
+    return found

@@ -1,0 +1,300 @@
+"""Fitting a mixture of experts to data of one's own: estimates, standard errors, certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.flatten_util import ravel_pytree
+
+from moe_sim.data.samples import kept
+from moe_sim.errors import InputError, one_of, whole
+from moe_sim.fitting.batching import compile_together
+from moe_sim.fitting.multistart import CERTIFICATES, LIMITS, FitOptions, Fits, Fitter, estimators
+from moe_sim.models.base import MixtureModel, Parameters
+from moe_sim.models.gaussian_gated import GaussianGated
+from moe_sim.models.softmax_gaussian import SoftmaxGaussian
+
+MODELS: dict[str, Callable[..., MixtureModel]] = {"softmax-gaussian": SoftmaxGaussian, "gaussian-gated": GaussianGated}
+NARROWEST = 1e-4  # least variance of an expert, as a part of the variance of its output (and of x)
+WIDEST = 4.0
+ON_BOUND = 1e-9
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A fitted mixture of experts, experts ordered by their share of the data.
+
+    params, errors: named arrays, and their sandwich standard errors (NaN where a coordinate lies on its bound or the
+    Hessian is not positive definite). loglik in nats. df: free parameters. certificate: see ``explain``.
+    starts, agreeing: starts spent, and those within 0.5 units of the best. bounds: coordinates on their bound.
+    """
+
+    model: MixtureModel
+    params: Parameters
+    errors: Parameters
+    covariance: np.ndarray
+    loglik: float
+    n: int
+    df: int
+    certificate: str
+    starts: int
+    agreeing: int
+    bounds: list[str]
+    x: np.ndarray
+    y: np.ndarray
+    x_names: list[str]
+    y_names: list[str]
+
+    @property
+    def aic(self) -> float:
+        return 2 * self.df - 2 * self.loglik
+
+    @property
+    def bic(self) -> float:
+        return self.df * float(np.log(self.n)) - 2 * self.loglik
+
+    def explain(self) -> str:
+        """The certificate as a sentence, and what lies on a bound."""
+        edge = f" On its bound: {', '.join(self.bounds)}." if self.bounds else ""
+        sentence = CERTIFICATES[self.certificate]
+        if self.certificate == "certified":
+            sentence = f"stationary, and reached from {self.agreeing} of {self.starts} starts"
+        return f"{self.certificate}: {sentence}.{edge}"
+
+    def gates(self, x=None) -> np.ndarray:
+        """Gating probabilities (n, K) at x, or at the data; p(k | x) for joint models."""
+        x = self.x if x is None else _table("x", x)[0]
+        log_gates = jax.vmap(lambda one: self.model.log_gates(self.params, one))(jnp.asarray(x))
+        return np.asarray(jax.nn.softmax(log_gates, axis=1))
+
+    def experts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances of the experts at the data, each (n, K, outputs)."""
+        found = jax.vmap(lambda one: self.model.experts(self.params, one))(jnp.asarray(self.x))
+        return np.asarray(found[0]), np.asarray(found[1])
+
+    def responsibilities(self, x=None, y=None) -> np.ndarray:
+        """Posterior probabilities (n, K) of the experts given x and y, or at the data."""
+        x, y = (self.x, self.y) if x is None else (_table("x", x)[0], _table("y", y)[0])
+        parts = jax.vmap(lambda a, b: self.model.log_components(self.params, a, b))(jnp.asarray(x), jnp.asarray(y))
+        return np.asarray(jax.nn.softmax(parts, axis=1))
+
+    def predict(self, x) -> np.ndarray:
+        """Mean of y given x, (n, outputs)."""
+        table = _table("x", x)[0]
+        means = jax.vmap(lambda one: self.model.experts(self.params, one)[0])(jnp.asarray(table))
+        return np.einsum("nk,nkj->nj", self.gates(table), np.asarray(means))
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a parameter: parameter, estimate, standard error."""
+        rows = [
+            (f"{name}[{','.join(map(str, where))}]", float(value), float(self.errors[name][where]))
+            for name, values in self.params.items()
+            for where, value in np.ndenumerate(values)
+        ]
+        return pd.DataFrame(rows, columns=["parameter", "estimate", "standard_error"])
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``moe-sim fit --json`` prints."""
+        return {
+            "n": self.n, "df": self.df, "loglik": self.loglik, "aic": self.aic, "bic": self.bic,
+            "certificate": self.certificate, "explanation": self.explain(), "starts": self.starts,
+            "agreeing": self.agreeing, "on_bound": self.bounds, "x": self.x_names, "y": self.y_names,
+            "estimates": {k: _listed(v) for k, v in self.params.items()},
+            "standard_errors": {k: _listed(v) for k, v in self.errors.items()},
+            "gate_means": self.gates().mean(axis=0).tolist(),
+        }  # fmt: skip
+
+
+def fit(
+    model: str | MixtureModel, x, y, atoms: int, *, estimator: str = "mle", starts: int = 24, budget: int = 4,
+    bound: float = 50.0, seed: int = 0,
+) -> Estimate:  # fmt: skip
+    """Maximum likelihood for a mixture of ``atoms`` experts on data x (n,) or (n, d), y (n,) or (n, o).
+
+    model: ``softmax-gaussian``, ``gaussian-gated``, or a ``MixtureModel``. Arrays, data frames and series are taken.
+    Data are standardised within, so ``bound`` is in standard deviations: slopes and gates lie within it, variances
+    between 1e-4 and 4 times the variance of their output; what ends on a bound is named. A named model's estimates,
+    likelihood and errors are those of the data as given. A ``MixtureModel`` is fitted to the data as they are.
+    Standard errors are the sandwich H^-1 G H^-1 (White 1982). Raises ``InputError``.
+    """
+    x, x_names = _table("x", x)
+    y, y_names = _table("y", y)
+    atoms = whole("atoms", atoms, 1, 50)
+    if len(x) != len(y):
+        raise InputError(f"x has {len(x)} rows and y {len(y)}: pass as many of each")
+    named = isinstance(model, str)
+    if isinstance(model, str):
+        one_of("model", model, MODELS)
+        for what, table, names in (("x", x, x_names), ("y", y, y_names)):
+            flat = [name for name, column in zip(names, table.T, strict=True) if np.ptp(column) == 0]
+            if flat:
+                raise InputError(f"{what} column {flat[0]!r} is constant: leave it out, an intercept is always fitted")
+        built = _build(model, x, y)
+    else:
+        built = model
+        if (built.dimension, built.outputs) != (x.shape[1], y.shape[1]):
+            raise InputError(
+                f"the model takes x with {built.dimension} columns and y with {built.outputs}, the data have "
+                f"{x.shape[1]} and {y.shape[1]}: pass the columns that it takes"
+            )
+    one_of("estimator", estimator, [name for name in estimators(built) if name != "steps"])
+    scale = _Scale.of(x, y) if named else _Scale.none(x, y)
+    bounds = (bound, bound) if named else built.bounds
+    counts = whole("starts", starts, 1), whole("budget", budget, 1)
+    options = FitOptions(atoms, estimator, "data", *counts, *bounds, max_iterations=LIMITS[estimator])
+    fitter = Fitter(built, None, options)
+    free = len(np.asarray(fitter.lower))
+    if len(x) <= free:
+        raise InputError(f"{len(x)} rows for {free} parameters: pass more data or lower atoms")
+
+    # A fixed shuffle, since starts are tried on the first chunk: sorted data would show one corner only.
+    order = np.random.default_rng(seed).permutation(len(x))
+    sample = kept(scale.x(x)[order], scale.y(y)[order])
+    samples = jax.tree.map(lambda leaf: leaf[None], sample)
+    compile_together(fitter.jobs(samples))
+    fits = fitter.fit(samples, [np.random.SeedSequence(seed)])
+    return _finish(built, fitter, scale, fits, sample, x, y, x_names, y_names)
+
+
+def _build(name: str, x, y) -> MixtureModel:
+    """The named model for standardised data."""
+    size = x.shape[1], y.shape[1], (NARROWEST, WIDEST)
+    return MODELS[name](*size, (NARROWEST, WIDEST)) if name == "gaussian-gated" else MODELS[name](*size)
+
+
+def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x, y, x_names, y_names) -> Estimate:
+    theta = jnp.asarray(fits.theta[0])
+    lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
+    free = np.asarray((theta > lower + ON_BOUND) & (theta < upper - ON_BOUND))
+    share = _shares(model, fitter.unflatten(theta), sample)
+    order = np.argsort(-share, kind="stable")
+
+    def report(theta):
+        return scale.back(model, {k: v[order] for k, v in fitter.unflatten(theta).items()})
+
+    params = {k: np.asarray(v) for k, v in report(theta).items()}
+    gram, more = jax.jit(lambda t, s: (fitter.passes.first(t, s)[2], fitter.passes.curvature(t, s)))(theta, sample)
+    hessian = np.asarray(gram + more)
+    covariance = np.full((len(theta),) * 2, np.nan)
+    inside = np.ix_(free, free)
+    if free.any() and np.linalg.eigvalsh(hessian[inside])[0] > 0:
+        inverse = np.linalg.inv(hessian[inside])
+        covariance[inside] = inverse @ np.asarray(gram)[inside] @ inverse
+    _, unravel = ravel_pytree(report(theta))
+    jacobian = np.asarray(jax.jacfwd(lambda t: ravel_pytree(report(t))[0])(theta))
+    used = jacobian != 0
+    known = np.where(np.isnan(covariance), 0.0, covariance)
+    variance = np.einsum("pi,ij,pj->p", jacobian, known, jacobian)
+    spoilt = used @ np.isnan(np.diag(covariance)) > 0
+    errors = np.where(spoilt, np.nan, np.sqrt(np.maximum(variance, 0.0)))
+    names = fitter.unflatten_free(jnp.arange(len(theta)))
+    on_bound = [
+        f"{name}[{','.join(map(str, w))}]"
+        for name, p in names.items()
+        for w, i in np.ndenumerate(p)
+        if not free[int(i)]
+    ]
+    joint = model.form(fitter.options.atoms).joint
+    return Estimate(
+        model, params, {k: np.asarray(v) for k, v in unravel(jnp.asarray(errors)).items()},
+        jacobian @ known @ jacobian.T, -float(fits.objective[0]) - len(x) * scale.log_volume(joint), len(x), len(theta),
+        str(fits.certificate[0]), int(fits.starts[0]), int(fits.agreeing[0]), on_bound, x, y, x_names, y_names,
+    )  # fmt: skip
+
+
+def _shares(model: MixtureModel, params, sample) -> np.ndarray:
+    """Share of the data that each expert answers for."""
+
+    def of(x, y, weight):
+        parts = jax.vmap(lambda a, b: model.log_components(params, a, b))(x, y)
+        return weight @ jax.nn.softmax(parts, axis=1)
+
+    rows = [of(*sample.chunk(i)) for i in range(sample.weight.shape[0])]
+    return np.asarray(sum(rows))[: len(params[model.mass])]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Location and scale of x and y, and the way back for linear experts."""
+
+    x_mid: np.ndarray
+    x_sd: np.ndarray
+    y_mid: np.ndarray
+    y_sd: np.ndarray
+    moved: bool
+
+    @staticmethod
+    def of(x, y) -> _Scale:
+        return _Scale(x.mean(axis=0), x.std(axis=0), y.mean(axis=0), y.std(axis=0), True)
+
+    @staticmethod
+    def none(x, y) -> _Scale:
+        return _Scale(np.zeros(x.shape[1]), np.ones(x.shape[1]), np.zeros(y.shape[1]), np.ones(y.shape[1]), False)
+
+    def x(self, x):
+        return (x - self.x_mid) / self.x_sd
+
+    def y(self, y):
+        return (y - self.y_mid) / self.y_sd
+
+    def log_volume(self, joint: bool) -> float:
+        """log of the density's factor: densities of scaled data are larger by it."""
+        return float(np.sum(np.log(self.y_sd)) + (np.sum(np.log(self.x_sd)) if joint else 0.0))
+
+    def back(self, model: MixtureModel, params):
+        """Parameters for the data as given; the last gate, whichever it is, at 0."""
+        if not self.moved:
+            return params
+        rows, o, d = len(params["intercept"]), model.outputs, model.dimension
+        y_sd, y_mid = self.y_sd[None], self.y_mid[None]
+        slope = jnp.reshape(params["slope"], (rows, o, d)) * self.y_sd[None, :, None] / self.x_sd
+        intercept = y_mid + y_sd * jnp.reshape(params["intercept"], (rows, o)) - slope @ self.x_mid
+        variance = jnp.reshape(params["variance"], (rows, o)) * y_sd**2
+        new = {"slope": slope, "intercept": intercept, "variance": variance}
+        found = {name: jnp.reshape(value, jnp.shape(params[name])) for name, value in new.items()}
+        if "gate_slope" in params:
+            gate = params["gate_slope"] / self.x_sd
+            bias = params["gate_bias"] - gate @ self.x_mid
+            return {"gate_bias": bias - bias[-1], "gate_slope": gate - gate[-1], **found}
+        center = self.x_mid + self.x_sd * params["center"]
+        covariance = params["covariance"] * self.x_sd[:, None] * self.x_sd
+        return {"weight": params["weight"], "center": center, "covariance": covariance, **found}
+
+
+def _listed(values: np.ndarray) -> Any:
+    """Nested lists, with None for NaN, which JSON has no word for."""
+    listed: Any = values.astype(object)
+    listed[~np.isfinite(values)] = None
+    return listed.tolist()
+
+
+def _table(name: str, values) -> tuple[np.ndarray, list[str]]:
+    """A float table (n, columns) and its column names. Raises ``InputError`` naming what is wrong and where."""
+    if isinstance(values, pd.Series):
+        values = values.to_frame()
+    names = [str(c) for c in values.columns] if isinstance(values, pd.DataFrame) else None
+    try:
+        table = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} has entries that are no numbers: pass numeric columns, code categories first"
+        ) from None
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or table.shape[0] == 0 or table.shape[1] == 0:
+        raise InputError(f"{name} has shape {np.shape(values)}: pass (n,) or (n, columns) with at least one row")
+    names = names or [f"{name}{i}" if table.shape[1] > 1 else name for i in range(table.shape[1])]
+    bad = np.argwhere(~np.isfinite(table))
+    if len(bad):
+        row, column = bad[0]
+        raise InputError(
+            f"{name} column {names[column]!r} has {table[row, column]} in row {row} ({len(bad)} such entries): "
+            "drop or fill missing values first"
+        )
+    return table, names

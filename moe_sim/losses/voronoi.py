@@ -1,0 +1,213 @@
+"""Voronoi cells and the losses between a fitted and a true mixing measure.
+
+A loss is declared, not coded: the blocks it looks at, the exponent of each by the number of fitted atoms in
+the cell, and what it is invariant to. The names are those of a study's claims:
+
+    voronoi        the loss of the theory, with the model's exponents        D(G, G*)
+    voronoi:r=2    the same with r in place of every exponent
+    voronoi:untranslated  the same without the infimum over translations of the gates: an artefact to be studied
+    mass           its first part, the error of the cell masses
+    atoms:single   root mean square distance of the atoms alone in their cell to the true atom
+    atoms:multi    the same over atoms that share a cell;  atoms:multi:key  in one block only
+    atoms:weighted the same, each atom counted with its mass;  atoms:weighted:key  in one block only
+    function       ||f_G - f_G*|| in L2 of the law (computed where the law is known: ``multistart``)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from moe_sim.errors import InputError
+from moe_sim.models.measure import MixingMeasure
+
+Exponents = tuple[tuple[str, tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """kind: ``voronoi``, ``mass``, ``atoms`` or ``function``.
+
+    exponents: per block, the exponents in cells of 1, 2, ... atoms (the last serves larger cells).
+    whole: the exponents of the whole Voronoi loss, in whose gauge the parts are read off.
+    cells: ``single``, ``multi`` or ``weighted``, for kind ``atoms``. A Voronoi loss D bounds the last of these in a
+        block of exponent r: sum w |gap|^r <= D in a cell of mass w, so (sum w |gap|^2 / w)^(1/2) <= (D / w)^(1/r) by
+        Jensen. It does not bound ``multi``: the mass of a spare atom may vanish, and with it all that is known of it.
+    gauge: see ``Model.gauge``; the loss is the infimum over those translations.
+    """
+
+    name: str
+    kind: str
+    exponents: Exponents = ()
+    whole: Exponents = ()
+    cells: str = ""
+    gauge: str | None = None
+
+    @property
+    def aggregate(self) -> str:
+        """How replicates are summed up: ``rms`` for atom distances, where a mean or a median would hide that
+        part of the fits collapse two atoms into one; ``mean`` for every other loss."""
+        return "rms" if self.kind == "atoms" else "mean"
+
+
+def parse_loss(
+    name: str, exponents: dict[str, tuple[float, ...]], gauge: str | None, field: str = "claim.loss"
+) -> Loss:
+    """The loss called ``name`` for a model with these block exponents and gauge.
+
+    Raises ``InputError``, which calls what holds the name ``field``.
+    """
+    table = tuple(exponents.items())
+    if name == "voronoi:untranslated":
+        if gauge is None:
+            raise InputError(f"{field} = {name!r}: this model has no translation to leave out, pass voronoi")
+        return Loss(name, "voronoi", table, table)
+    power = re.fullmatch(r"voronoi:r=([0-9.]+)", str(name))
+    if name == "voronoi":
+        return Loss(name, "voronoi", table, table, gauge=gauge)
+    if power:
+        try:
+            r = float(power[1])
+        except ValueError:
+            raise InputError(
+                f"{field} = {name!r}: r = {power[1]!r} is no number, pass for example voronoi:r=2"
+            ) from None
+        if r < 1:
+            raise InputError(f"{field} = {name!r}: the exponent r must be at least 1")
+        table = tuple((block, (r,)) for block in exponents)
+        return Loss(name, "voronoi", table, table, gauge=gauge)
+    if name in ("mass", "function"):
+        return Loss(name, name, table, table, gauge=gauge)
+    kind, *rest = str(name).split(":")
+    chosen = rest[1].split("+") if len(rest) == 2 else list(exponents)
+    known = rest[:1] in (["single"], ["multi"], ["weighted"]) and len(rest) <= 2 and set(chosen) <= set(exponents)
+    if kind == "atoms" and known:
+        blocks = tuple((b, exponents[b]) for b in chosen)
+        return Loss(name, "atoms", blocks, table, rest[0], gauge)
+    raise InputError(
+        f"{field} = {name!r} is not known: pass voronoi, voronoi:r=2, voronoi:untranslated, function, mass, "
+        f"atoms:single, atoms:multi, atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}, "
+        "or several joined by +"
+    )
+
+
+def standard_losses(exponents: dict[str, tuple[float, ...]]) -> list[str]:
+    """Names of the losses that every study records."""
+    blocks = [f"atoms:{cells}:{block}" for cells in ("single", "multi") for block in exponents]
+    names = ["voronoi", "function", "mass", "atoms:single", "atoms:multi"]
+    return names + (blocks if len(exponents) > 1 else [])
+
+
+def cells(fitted: MixingMeasure, truth: MixingMeasure):
+    """Voronoi cells as a matrix (L, L*) of booleans: fitted atom i is nearest to true atom j (Euclidean)."""
+    distance = jnp.sum((fitted.location[:, None] - truth.location[None]) ** 2, axis=-1)
+    return jax.nn.one_hot(jnp.argmin(distance, axis=1), distance.shape[1], dtype=bool)
+
+
+def evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure):
+    """The loss of one fitted measure, a scalar; NaN where it has no atom to speak of (no such cell).
+
+    Pure JAX, so ``vmap`` gives the losses of many. Voronoi: Le et al. arXiv 2410.02200, equations of D_1, D_2
+    and D_3; with a gauge the infimum over translations is computed, not assumed.
+    """
+    return evaluate_all([loss], fitted, truth)[loss.name]
+
+
+def evaluate_all(losses: list[Loss], fitted: MixingMeasure, truth: MixingMeasure) -> dict:
+    """``{name: value}`` of several losses; the best translation is looked for once for all that share it."""
+    shifts: dict = {}
+    found = {}
+    for loss in losses:
+        if loss.kind == "function":
+            raise InputError("the function loss needs the model and the law: it is computed by moe_sim.fitting")
+        if loss.gauge is None:
+            found[loss.name] = _evaluate(loss, fitted, truth, jnp.zeros(()))
+        elif loss.gauge == "":
+            found[loss.name] = _evaluate(loss, fitted, truth, None)
+        else:
+            asked = (loss.whole, loss.gauge, loss.kind == "voronoi")
+            if asked not in shifts:
+                shifts[asked] = _best_shift(Loss("voronoi", "voronoi", loss.whole), loss.gauge, fitted, truth, asked[2])
+            moved = fitted.translate(0.0, loss.gauge, shifts[asked])
+            found[loss.name] = _evaluate(loss, moved, truth, None)
+    return found
+
+
+def _best_shift(whole: Loss, block: str, fitted: MixingMeasure, truth: MixingMeasure, open_end: bool):
+    """The translation of ``block`` at which the whole loss is least.
+
+    It has no closed form once cells move with it: every anchor of one fitted atom on one true atom is a
+    candidate, refined by reweighted means within the cells (Weiszfeld's iteration for exponent r: weights
+    |gap|^(r-2), damped above 2); cells are cut afresh each time and the least value met is kept.
+    ``open_end``: whether the limit of vanishing mass counts, where all translations tie.
+    """
+    anchors = (truth.blocks[block][None] - fitted.blocks[block][:, None]).reshape(-1, truth.blocks[block].shape[1])
+    powers = dict(whole.exponents)[block]
+
+    def value(shift):
+        return _evaluate(whole, fitted.translate(0.0, block, shift), truth, None, open_end)
+
+    def refine(k, carry):
+        shift, best, at = carry
+        found = fitted.translate(0.0, block, shift)
+        cell = cells(found, truth)
+        nearest = jnp.argmax(cell, axis=1)
+        power = _exponent(powers, jnp.sum(cell, axis=0)[nearest])
+        gap = truth.blocks[block][nearest] - found.blocks[block]
+        # A gap of 0 would hold the iteration on its anchor, so gaps are smoothed, less and less.
+        square = jnp.sum(gap**2, axis=1)
+        length = jnp.sqrt(square + 0.72**k * jnp.mean(square) + 1e-24)
+        weight = fitted.weight * power * length ** (power - 2.0)
+        damping = jnp.maximum(1.0, jnp.max(power) - 1.0)
+        shift = shift + weight @ gap / jnp.sum(weight) / damping
+        now = value(shift)
+        return shift, jnp.minimum(best, now), jnp.where(now < best, shift, at)
+
+    def best_from(anchor):
+        return jax.lax.fori_loop(0, 75, refine, (anchor, value(anchor), anchor))[1:]
+
+    found, at = jax.vmap(best_from)(anchors)
+    return at[jnp.argmin(found)]
+
+
+def _exponent(powers: tuple[float, ...], size):
+    """The exponent in a cell of ``size`` atoms."""
+    return jnp.asarray(powers)[jnp.minimum(size, len(powers)) - 1]
+
+
+def _length(gap):
+    """Norms of rows, with gradient 0 at 0, where the best translation puts an atom exactly on a true one."""
+    square = jnp.sum(gap**2, axis=1)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias, open_end=True):
+    """The loss with log-weights translated by ``bias``, or by the best translation where it is None."""
+    cell = cells(fitted, truth)
+    nearest = jnp.argmax(cell, axis=1)
+    size = jnp.sum(cell, axis=0)[nearest]  # atoms in each atom's cell
+    mass = fitted.weight @ cell
+    distance = {b: _length(fitted.blocks[b] - truth.blocks[b][nearest]) for b, _ in loss.exponents}
+    if loss.kind == "atoms":
+        chosen = (size == 1) if loss.cells == "single" else (size > 1)
+        square = sum(d**2 for d in distance.values())
+        share = chosen * fitted.weight if loss.cells == "weighted" else chosen.astype(float)
+        total = jnp.sum(share)
+        return jnp.where(total > 0, jnp.sqrt(jnp.sum(share * square) / jnp.where(total > 0, total, 1.0)), jnp.nan)
+    spread = jnp.zeros(())
+    if loss.kind == "voronoi":
+        for block, powers in loss.exponents:
+            spread = spread + fitted.weight @ distance[block] ** _exponent(powers, size)
+
+    def at(scale):
+        return jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread
+
+    if bias is not None:
+        return at(jnp.exp(bias))
+    # In s = e^bias the loss is convex and piecewise linear: its least value is at a kink, or at s -> 0.
+    kinks = jnp.where(mass > 0, truth.weight / jnp.where(mass > 0, mass, 1.0), 0.0)
+    least = jnp.min(jnp.where(mass > 0, jax.vmap(at)(kinks), jnp.inf))
+    return jnp.minimum(least, at(0.0)) if open_end else least

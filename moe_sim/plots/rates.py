@@ -1,0 +1,236 @@
+"""Figures: rates of one study, and the figures of the registry. Every figure has a CSV of the numbers in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.special import ndtri
+
+from moe_sim.errors import InputError
+from moe_sim.models.base import MixtureModel
+from moe_sim.plots.style import STYLE, frame, grid_of_panels, handle, legend, note, write
+from moe_sim.rates.slopes import LEVEL, summarise
+from moe_sim.rates.verdicts import Verdict
+from moe_sim.rates.verdicts import accounting as all_accounted
+from moe_sim.simulation.runner import Results
+from moe_sim.theory.asymptotics import Constants
+
+STRUCTURES = {"shared-linear": "#0072B2", "shared-network": "#009E73", "independent": "#D55E00"}  # Okabe and Ito
+_PREDICTED = "#CC79A7"
+_Z = ndtri((1 + LEVEL) / 2)
+_NAMES = {
+    "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", 
+    "hellinger": r"Hellinger distance $h(p_{\hat G}, p_{G_*})$", "voronoi": r"Voronoi loss $D(\hat G, G_*)$",
+    "mass": "error of the cell masses", "atoms:single": "rms distance, single-atom cells",
+    "atoms:multi": "rms distance, multi-atom cells", "atoms:weighted": "weighted rms distance, multi-atom cells",
+}  # fmt: skip
+
+
+def curve(results: Results, loss: str, of: str = "loss") -> pd.DataFrame:
+    """n, value, low, high of one loss against n: its aggregate and Monte Carlo interval, or ``of="median"``.
+
+    of: ``loss`` (best fit), ``near`` (worst near-minimiser) or ``median`` (of the best fits, no interval).
+    """
+    found = {item.name: item for item in results.study.problem.losses}
+    aggregate = found[loss].aggregate
+    rows = []
+    for n, group in results.frame.groupby("n", sort=True):
+        values = group[f"{'near' if of == 'near' else 'loss'}:{loss}"].to_numpy()
+        if of == "median":
+            middle = float(np.nanmedian(values)) if np.isfinite(values).any() else np.nan
+            rows.append((n, middle, middle, middle))
+            continue
+        value, error = summarise(values, aggregate)
+        # Intervals of the logarithm, so that a band on a log axis never reaches 0.
+        factor = np.exp(_Z * error / value) if value > 0 else 1.0
+        rows.append((n, value, value / factor, value * factor))
+    return pd.DataFrame(rows, columns=["n", "value", "low", "high"]).dropna(subset=["value"])
+
+
+def draw_curve(axes, data: pd.DataFrame, colour: str, **style) -> None:
+    axes.plot(data["n"], data["value"], color=colour, **({"marker": "o"} | style))
+    axes.fill_between(data["n"], data["low"], data["high"], color=colour, alpha=0.2, linewidth=0)
+
+
+def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4, lift=0.4) -> None:
+    """A dashed line of the claimed shape, below the curve wherever it is drawn, with its formula."""
+    data = data[data["n"] >= start]
+    if len(data) < 2:
+        return
+
+    def shape(n):
+        return log_power * np.log(np.log(n)) - exponent * np.log(n)
+
+    n = np.geomspace(data["n"].iloc[0], data["n"].iloc[-1], 50)
+    line = lift * np.exp(shape(n) + np.min(np.log(data["value"]) - shape(data["n"])))
+    axes.plot(n, line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
+    axes.update_datalim([(n[18], line[18] / 2.2)])  # room for the formula, which hangs below a line that hardly falls
+    axes.annotate(
+        _power(exponent, log_power), (n[18], line[18]), xytext=(-3, -3), textcoords="offset points", color="0.2",
+        ha="right", va="top", fontsize=8,
+    )  # fmt: skip
+
+
+def label(loss: str) -> str:
+    kind, _, power = loss.partition(":r=")
+    if power:
+        return f"{_NAMES[kind]}, $r={power}$"
+    cells, _, block = loss.rpartition(":")
+    if loss not in _NAMES and cells in _NAMES:
+        return f"{_broken(_NAMES[cells])}: {block.replace('_', ' ')}"
+    return _broken(_NAMES.get(loss, loss))
+
+
+def _broken(name: str) -> str:
+    """In two lines, where it has a comma: a label must not be longer than its axis."""
+    return name.replace(", ", ",\n", 1) if name.startswith(("rms", "weighted")) else name
+
+
+def _power(exponent: float, log_power: float) -> str:
+    known = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8", 0.16667: "1/6", 0.08333: "1/12"}
+    fraction = known.get(round(exponent, 5), f"{exponent:g}")
+    if log_power == exponent:
+        return rf"$(\log n/n)^{{{fraction}}}$"
+    return (rf"$(\log n)^{{{log_power:g}}}\,$" if log_power else "") + rf"$n^{{-{fraction}}}$"
+
+
+def caption(*results: Results) -> str:
+    """Small print: replicates, certified share with every reason why not, start rule (loudly if it knows the truth)."""
+    options = results[0].study.problem.options
+    start = f"start: {options.start}" + ("" if options.start == "data" else " (USES THE TRUTH, a control)")
+    return (
+        f"{results[0].study.problem.replicates} replicates a size; {accounting(*results)}; {start}; "
+        f"{options.estimator}; bands: 95% Monte Carlo intervals"
+    )
+
+
+def accounting(*results: Results) -> str:
+    """``verdicts.accounting`` of all fits of these results."""
+    counts = pd.concat([r.frame["certificate"] for r in results]).value_counts().to_dict()
+    return all_accounted(counts.pop("certified", 0), counts, " fits certified")
+
+
+def predicted_curve(results: Results, loss: str, constants: Constants | None) -> pd.DataFrame:
+    """n, value, low, high of the predicted mean of a loss for large n, at the sizes of the run; empty if none is."""
+    found = {c.loss: c for c in constants.constants} if constants is not None else {}
+    values = [(n, found[loss].at(n)) for n in results.study.problem.sizes if loss in found]
+    return pd.DataFrame([(n, v, v, v) for n, v in values if v is not None], columns=["n", "value", "low", "high"])
+
+
+def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants | None = None) -> Figure:
+    """One panel a claim: the loss, its worst near-minimiser, the claimed line, the predicted line and the verdict."""
+    if not verdicts:
+        raise InputError("the study has no claims, so there is nothing to draw: add a [[claim]] table")
+    colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
+    with matplotlib.rc_context(STYLE):
+        figure, panels = grid_of_panels(len(verdicts), 2, 3.3)
+        for axes, v in zip(panels, verdicts, strict=False):
+            data = curve(results, v.loss)
+            draw_curve(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")
+            draw_curve(axes, data, colour)
+            predicted = predicted_curve(results, v.loss, constants)
+            axes.plot(predicted["n"], predicted["value"], color=_PREDICTED, linewidth=0.9)
+            if v.exponent is not None:
+                _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
+            slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
+            claim = "no polynomial rate" if v.kind == "lower" else f"{v.kind} claim"
+            mixture = isinstance(results.study.problem.model, MixtureModel)
+            text = label("hellinger" if mixture and v.loss == "function" else v.loss)
+            frame(axes, f"{claim}: {v.verdict}\n{slope}", text)
+        handles = [handle(colour, "best fit"), handle("0.45", "worst near-minimiser", "s", ":")]
+        if any(len(predicted_curve(results, v.loss, constants)) for v in verdicts):
+            handles.append(handle(_PREDICTED, "predicted for large $n$", ""))
+        legend(figure, handles, results.study.name)
+        note(figure, caption(results))
+    return figure
+
+
+def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
+    """Function error, Voronoi loss and atom distances of over-specified fits, by structure."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
+        data = headline_panels(figure.subplots(1, 3), over)
+        headline_legend(figure, over)
+        note(figure, "2 true prefixes, 3 fitted. " + caption(*over.values()))
+    return figure, data
+
+
+def headline_legend(figure: Figure, structures) -> None:
+    shapes = [handle("0.3", "several atoms a cell"), handle("0.3", "one atom a cell", "^", "-.")]
+    legend(figure, [handle(STRUCTURES[name], name) for name in structures] + shapes)
+
+
+def headline_panels(panels, over: dict[str, Results]) -> pd.DataFrame:
+    """The three panels of ``headline``, on given axes; returns the numbers in them."""
+    left, middle, right = panels
+    parts = []
+
+    def add(axes, name, loss, **style):
+        data = curve(over[name], loss)
+        parts.append(data.assign(structure=name, loss=loss))
+        draw_curve(axes, data, STRUCTURES[name], **style)
+        return data
+
+    errors = [add(left, name, "function") for name in over]
+    _claimed(left, min(errors, key=lambda d: d["value"].iloc[-1]), 0.5)
+    frame(left, "the function converges in all", _NAMES["function"])
+    tied = [add(middle, name, "voronoi") for name in over if name != "independent"]
+    add(middle, "independent", "voronoi")
+    _claimed(middle, min(tied, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5)
+    frame(middle, "the parameters only where tied", _NAMES["voronoi"])
+    multi = [add(right, name, "atoms:multi") for name in over if name != "independent"]
+    add(right, "independent", "atoms:multi")
+    single = [add(right, name, "atoms:single", marker="^", linestyle="-.") for name in over if name != "independent"]
+    _claimed(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
+    _claimed(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
+    frame(right, "atoms: alone 1/2, sharing 1/4", "rms distance to the true atom")
+    return pd.concat(parts, ignore_index=True)
+
+
+def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Figure, pd.DataFrame]:
+    """Best, median and worst near-minimiser side by side: a median alone hides what a mean shows."""
+    styles: dict[str, Any] = {
+        "near": ("#D55E00", "worst near-minimiser (mean)", "s", "-"),
+        "loss": ("#0072B2", "best fit (mean)", "o", "-"),
+        "median": ("#56B4E9", "best fit (median)", "v", ":"),
+    }
+    parts = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 3.3), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (name, results) in zip(panels, pair.items(), strict=True):
+            for of, (colour, _, marker, line) in styles.items():
+                data = curve(results, loss, of)
+                parts.append(data.assign(structure=name, loss=loss, statistic=of))
+                draw_curve(axes, data, colour, marker=marker, linestyle=line)
+            _claimed(axes, parts[-1], 0.5, 0.5)
+            frame(axes, f"{name}: 2 true prefixes, 3 fitted", _NAMES["voronoi"] if axes is panels[0] else "")
+        legend(figure, [handle(c, label, marker, line) for c, label, marker, line in styles.values()])
+        near = "Near-minimisers are fits within 0.5 log-likelihood units of the best. "
+        note(figure, near + caption(*pair.values()))
+    return figure, pd.concat(parts, ignore_index=True)
+
+
+def write_figures(done: dict[str, tuple[Results, list[Verdict], Constants]], out: str | Path) -> list[Path]:
+    """Figures of finished claims as SVG, PNG and CSV below ``out``; returns the SVG paths, the headline last."""
+    paths = []
+    for name, (results, verdicts, constants) in done.items():
+        parts = []
+        for v in verdicts:
+            kinds = {of: curve(results, v.loss, of) for of in ("loss", "near")}
+            kinds["predicted"] = predicted_curve(results, v.loss, constants)
+            parts += [data.assign(loss=v.loss, statistic=of) for of, data in kinds.items() if len(data)]
+        numbers = pd.concat(parts, ignore_index=True)
+        paths.append(write(out, name, plot_rates(results, verdicts, constants), numbers)[0])
+    over = {s: done[f"prefix-{s}-over"][0] for s in STRUCTURES if f"prefix-{s}-over" in done}
+    pair: dict[str, Results] = {s: over[s] for s in ("shared-linear", "independent") if s in over}
+    if len(pair) == 2:
+        paths.append(write(out, "near-minimisers", *near_minimisers(pair))[0])
+    if len(over) == len(STRUCTURES):
+        paths.append(write(out, "headline", *headline(over))[0])
+    return paths

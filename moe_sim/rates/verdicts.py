@@ -1,0 +1,300 @@
+"""Verdicts: what slopes of log mean loss on log n say of a claim.
+
+numpy and scipy only. Everything a verdict depends on is in the claim, declared before the run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from moe_sim.rates.slopes import BENT, Slope, dropping, fit_slope, half_width_with, local_slopes, summarise, usable
+from moe_sim.study.schema import LARGEST, Claim
+
+SATURATED = 0.05  # share of such replicates above which no rate is read off
+_FURTHEST = 30  # sizes beyond the last that are considered when asking how far to go
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out for one claim; ``to_json`` has the documented keys. ``reason`` is a sentence.
+
+    excess: the slope of the mean loss over the claimed function, ``tail`` that of the largest sizes alone where the
+    claimed function clearly does not fit. local_slopes, dropping: see ``slopes``; they are shown, and decide nothing.
+    controls, warnings: see ``compare_control``.
+    replicates_needed, sizes_needed: replicates a size, or largest size, at which an undecided claim would be decided
+    if the slopes stayed where they are; None where neither would.
+    """
+
+    claim: str
+    loss: str
+    kind: str
+    exponent: float | None
+    log_power: float
+    margin: float
+    verdict: str
+    reason: str
+    start: str
+    aggregate: str
+    sizes: list[float]
+    mean: list[float]
+    mcse: list[float]
+    replicates: int
+    without_value: int
+    requested: int
+    certified: float
+    uncertified: dict[str, int]
+    slope: float | None
+    interval: list[float] | None
+    lack_of_fit: float | None
+    excess: dict[str, Any] | None
+    tail: dict[str, Any] | None
+    local_slopes: list[dict[str, Any]]
+    dropping: list[dict[str, Any]]
+    near_minimiser: dict[str, Any]
+    saturated: float
+    imputed: dict[str, str]
+    replicates_needed: int | None
+    sizes_needed: float | None
+    evidence: dict[str, Any] | None
+    controls: list[dict[str, Any]]
+    warnings: list[str]
+
+    @property
+    def accounting(self) -> str:
+        return accounting(round(self.certified * self.requested), self.uncertified)
+
+    def to_json(self) -> dict[str, Any]:
+        return finite(asdict(self))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One way of reading the replicates: aggregated losses over the window, and the verdict they give alone.
+
+    places: of the sizes that a slope can be made of. tail: the reading of the largest sizes, where the claimed
+    function does not fit all of them.
+    """
+
+    sizes: list[float]
+    mean: list[float]
+    mcse: list[float]
+    places: np.ndarray
+    slope: Slope | None
+    excess: Slope | None
+    verdict: str
+    tail: _Reading | None = None
+
+
+def _read(claim: Claim, sizes, columns: list[np.ndarray], aggregate: str, shape: bool = True) -> _Reading:
+    summary = [summarise(column, aggregate) for column in columns]
+    return _read_means(claim, np.asarray(sizes, float), [s[0] for s in summary], [s[1] for s in summary], shape)
+
+
+def _read_means(claim: Claim, sizes, mean, mcse, shape: bool) -> _Reading:
+    places = usable(mean, mcse)
+    if len(places) < 3:
+        return _Reading(list(sizes), list(mean), list(mcse), places, None, None, "undecided")
+    n, m, e = (np.asarray(v, float)[places] for v in (sizes, mean, mcse))
+    excess = fit_slope(n, m, e, claim.log_shape(n))
+    verdict, tail = _compare(claim, excess), None
+    if shape and excess.lack_of_fit < BENT and len(n) > 3:
+        # A bend: what the small sizes show is not what the large ones do, and the claim is about those.
+        first = min(len(n) // 2, len(n) - 3)
+        tail = _read_means(claim, n[first:], m[first:], e[first:], shape)
+        assert tail.excess is not None  # it has three sizes at least
+        if tail.verdict != verdict or (verdict == "refuted" and _comes_closer(excess, tail.excess)):
+            verdict = "undecided"
+    return _Reading(list(sizes), list(mean), list(mcse), places, fit_slope(n, m, e), excess, verdict, tail)
+
+
+def _comes_closer(excess: Slope, tail: Slope) -> bool:
+    """Whether the largest sizes lie clearly nearer to the claimed slope than all of them: the rate may yet come."""
+    return tail.high < excess.slope if excess.slope > 0 else tail.low > excess.slope
+
+
+def _compare(claim: Claim, excess: Slope) -> str:
+    """The verdict of a slope over the claimed function."""
+    margin = claim.tolerance
+    if claim.kind == "lower":
+        return "undecided"
+    if excess.low > margin or (claim.kind == "exact" and excess.high < -margin):
+        return "refuted"
+    if excess.high <= margin and (claim.kind == "upper" or excess.low >= -margin):
+        return "supported"
+    return "undecided"
+
+
+def judge_claim(
+    study: str, claim: Claim, start: str, aggregate: str, sizes, loss, near, certificate, evidence=None, full=None
+):  # fmt: skip
+    """The ``Verdict`` on one claim from replicates.
+
+    sizes: those of the study. loss, near, certificate: one array (R_n,) a size, of the loss of the best fit,
+    of the worst near-minimiser, and of certificate names. evidence: of a lower-bound claim (``theory``).
+    full: one boolean array (R_n,) a size, whether the Voronoi loss is at its ceiling, if it has one: no cell and no
+    translation means anything there. With more than 5% of those the sizes are too small to show a rate of the
+    parameters, fast or slow, and the verdict is undecided.
+    An uncertified replicate keeps its value in the mean; the verdict must also hold when all of them are set
+    to the least, and to the largest, certified loss of their size. It must hold for the near-minimisers too:
+    a fit that no sample can tell from the best one is as good an estimate.
+    """
+    inside = [k for k, n in enumerate(sizes) if claim.window[0] <= n <= claim.window[1]]
+    sizes, loss, near, certificate = ([v[k] for k in inside] for v in (sizes, loss, near, certificate))
+    good = [c == "certified" for c in certificate]
+
+    def imputed(reduce):
+        return [_impute(values, ok, reduce) for values, ok in zip(loss, good, strict=True)]
+
+    main = _read(claim, sizes, loss, aggregate)
+    worst_near = _read(claim, sizes, near, aggregate)
+    # Imputed values are extremes: they have a slope to be compared, but no shape to be judged.
+    low, high = (_read(claim, sizes, imputed(f), aggregate, shape=False) for f in (np.nanmin, np.nanmax))
+    counts = Counter(np.concatenate(certificate).tolist()) if sizes else Counter()
+    requested = sum(counts.values())
+    certified = counts.pop("certified", 0)
+    imputations = {"best": low, "worst": high} if certified < requested else {}
+    verdict, reason = _combine(claim, main, worst_near, imputations, evidence, len(sizes))
+    replicates = min((len(v) for v in loss), default=0)
+    hopeful = verdict == "undecided" and all(r.verdict == "supported" for r in imputations.values())
+    more, further = _needed(claim, [main, worst_near], replicates) if hopeful else (None, None)
+    saturated = float(np.mean(np.concatenate([full[k] for k in inside]))) if full is not None and inside else 0.0
+    if saturated > SATURATED and claim.kind != "lower":
+        verdict, more, further = "undecided", None, None
+        reason = (
+            f"{saturated:.0%} of the Voronoi losses are at their ceiling, where all translations of the gates tie: "
+            "the sizes are too small to show a rate of the parameters"
+        )
+    wishes = [] if more is None else [f"{more:,} replicates a size"]
+    wishes += [] if further is None else [f"sizes up to {further:.2g}, in the claim's window too,"]
+    if wishes:
+        reason += f"; {' or '.join(wishes)} would decide, if the slopes stayed where they are"
+    points = [np.asarray(v, float)[main.places] for v in (sizes, main.mean, main.mcse)]
+    return Verdict(
+        claim=study, loss=claim.loss, kind=claim.kind, exponent=claim.exponent, log_power=claim.log_power,
+        margin=claim.tolerance, verdict=verdict, reason=reason, start=start, aggregate=aggregate,
+        sizes=[float(n) for n in sizes], mean=main.mean, mcse=main.mcse,
+        replicates=replicates,
+        without_value=int(sum(np.sum(~np.isfinite(v)) for v in loss)),
+        requested=requested, certified=certified / requested if requested else 0.0, uncertified=dict(counts),
+        slope=main.slope.slope if main.slope else None, interval=main.slope.interval if main.slope else None,
+        lack_of_fit=main.slope.lack_of_fit if main.slope else None,
+        excess=main.excess.to_json() if main.excess else None, tail=_tail(main),
+        local_slopes=local_slopes(*points), dropping=dropping(*points),
+        near_minimiser={
+            "mean": worst_near.mean, "mcse": worst_near.mcse, "verdict": worst_near.verdict,
+            "slope": worst_near.slope.slope if worst_near.slope else None,
+            "interval": worst_near.slope.interval if worst_near.slope else None,
+        },
+        saturated=saturated,
+        imputed={"best": low.verdict, "worst": high.verdict},
+        replicates_needed=more, sizes_needed=further, evidence=evidence, controls=[], warnings=[],
+    )  # fmt: skip
+
+
+def _impute(values, good, reduce):
+    if good.all() or not np.isfinite(values[good]).any():
+        return values
+    return np.where(good, values, reduce(values[good]))
+
+
+def _combine(claim, main, near, imputations, evidence, sizes) -> tuple[str, str]:
+    if claim.kind == "lower":
+        if evidence and evidence["separated"]:
+            return "supported", (
+                f"two measures of the parameter set lie {evidence['loss']:.3g} apart in this loss and give functions "
+                f"{evidence['function_distance']:.1e} apart: no estimator tells them apart at any n{_risk(evidence)}"
+            )
+        return "undecided", "no pair of measures with the same function was found, and a slope proves no lower bound"
+    if main.slope is None or near.slope is None:
+        return "undecided", f"{sizes} sizes with a positive loss in the window: a slope needs at least 3"
+    readings = {"the mean loss": main, "the worst near-minimiser": near}
+    imputations = {f"uncertified replicates set to the {name}": r for name, r in imputations.items()}
+    refuting = [name for name, r in readings.items() if r.verdict == "refuted"]
+    # Imputations are read without a shape, so they are held against the mean loss read so.
+    if refuting and all(r.verdict == _compare(claim, main.excess) for r in imputations.values()):
+        fast = main.excess is not None and main.excess.slope < 0
+        pace = "faster" if fast and claim.kind == "exact" else "slower"
+        return "refuted", f"{' and '.join(refuting)} {'fall' if len(refuting) > 1 else 'falls'} {pace} than claimed"
+    unsure = {name: r for name, r in (readings | imputations).items() if r.verdict != "supported"}
+    if unsure:
+        bent = any(r.tail is not None for name, r in unsure.items() if name in readings)
+        reason = f"does not hold for {' and '.join(unsure)}"
+        if bent:
+            reason += (
+                " (it bends: the largest sizes alone say something else, or not enough, or come closer to the claim)"
+            )
+        elif not set(unsure) & set(readings):
+            reason += ": raise fit.starts or fit.budget until fewer are"
+        return "undecided", reason
+    return "supported", "holds for the mean loss, the worst near-minimiser and both imputations"
+
+
+def _risk(evidence: dict[str, Any]) -> str:
+    """What that costs, in words, if a bound is known."""
+    risk, assumption = evidence.get("risk"), evidence.get("assumption")
+    bound = "" if risk is None else f", and its risk for one of them is at least {risk:.3g} at every n"
+    return bound + ("" if assumption is None else f" (where {assumption})")
+
+
+def _tail(reading: _Reading) -> dict[str, Any] | None:
+    tail = reading.tail
+    if tail is None or tail.excess is None:  # none, or (for the type checker) one of fewer than three sizes
+        return None
+    return {"from": tail.sizes[0], **tail.excess.to_json(), "verdict": tail.verdict}
+
+
+def _needed(claim: Claim, readings: list[_Reading], replicates: int) -> tuple[int | None, float | None]:
+    """Replicates a size, and the largest size, that would decide if the slopes stayed where they are.
+
+    None for what would not do in reason: more than 1e4 times the replicates, sizes beyond 1e15.
+    """
+    if claim.kind == "lower":
+        return None, None
+    factor, largest = 1.0, 0.0
+    for r in readings:
+        if r.excess is None:
+            return None, None
+        edges = [claim.tolerance] if claim.kind == "upper" else [claim.tolerance, -claim.tolerance]
+        gap = min(abs(r.excess.slope - edge) for edge in edges)
+        half = (r.excess.high - r.excess.low) / 2
+        if half <= gap:
+            continue
+        # An interval that was widened because the line does not fit stays as wide, whatever the replicates.
+        bent = r.excess.lack_of_fit < BENT
+        factor = max(factor, (half / gap) ** 2 if gap > 0 and not bent else np.inf)
+        largest = max(largest, _further(r, gap))
+    count = int(np.ceil(factor * replicates)) if 1 < factor < 1e4 else None
+    return count, largest if 0 < largest <= LARGEST else None
+
+
+def _further(reading: _Reading, gap: float) -> float:
+    """The largest size with which half the interval is at most ``gap``, sizes and errors going on as they are."""
+    assert reading.excess is not None
+    n, mean, mcse = (np.asarray(v, float)[reading.places] for v in (reading.sizes, reading.mean, reading.mcse))
+    # Where the line does not fit, the interval has been widened, and stays so.
+    wider = (reading.excess.high - reading.excess.low) / 2 / half_width_with(n, mean, mcse, 0)
+    for more in range(1, _FURTHEST + 1):
+        if wider * half_width_with(n, mean, mcse, more) <= gap:
+            return float(n[-1] * (n[-1] / n[-2]) ** more)
+    return np.inf
+
+
+def accounting(certified: int, uncertified: dict[str, int], what: str = "") -> str:
+    """Certified fits out of all that were asked for, and every reason why not: the numbers add up."""
+    reasons = ", ".join(f"{count:,} {name}" for name, count in uncertified.items())
+    return f"{certified:,} of {certified + sum(uncertified.values()):,}{what}{f' ({reasons})' if reasons else ''}"
+
+
+def finite(value):
+    """NaN has no place in JSON: null instead, at any depth; numpy numbers become Python's."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

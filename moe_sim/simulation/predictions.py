@@ -1,0 +1,131 @@
+"""What theory says of a study without sampling: moduli, constants, identifiability, beside what the study claims.
+
+Given a run folder ``out`` they are kept there (``moduli.json``, ``constants.json``), and found there the next time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from moe_sim.losses.voronoi import parse_loss
+from moe_sim.rates.verdicts import finite
+from moe_sim.simulation.store import RunFolder
+from moe_sim.study.schema import Claim
+from moe_sim.study.study import Study
+from moe_sim.theory import asymptotics, identifiability
+from moe_sim.theory.asymptotics import Constants
+from moe_sim.theory.identifiability import ModelCheck
+from moe_sim.theory.minimax import assumption, least_risk
+from moe_sim.theory.modulus import Modulus
+from moe_sim.theory.modulus import modulus as search
+
+VERSION = 1  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
+
+
+def modulus(
+    study: Study, losses: list[str] | None = None, out: str | Path | None = None,
+    progress: Callable[[str, float, float], None] | None = None,
+) -> list[Modulus]:  # fmt: skip
+    """The ``Modulus`` of each loss; ``progress(loss, eps, omega)`` after each eps.
+
+    losses: names; by default those that the study claims something of, but for the function's own, or else ``voronoi``.
+    Ctrl-C loses the loss in hand at most. Raises ``InputError`` for a name that is no loss.
+    """
+    p = study.problem
+    claimed = list(dict.fromkeys(c.loss for c in study.claims if c.loss != "function"))
+    names = dict.fromkeys(losses or claimed or ["voronoi"])
+    wanted = [parse_loss(name, p.model.exponents, p.model.gauge, "loss") for name in names]
+    folder = _folder(study, out)
+    known = {m.loss: m for m in _kept_moduli(folder)}
+    missing = [loss for loss in wanted if loss.name not in known]
+    for found in search(p.model, p.truth, p.law, p.options, missing, progress):
+        known[found.loss] = found
+        if folder is not None:
+            told = [m.to_json() for m in known.values()]
+            folder.write_json("moduli.json", {"version": VERSION, "moduli": told})
+    return [known[loss.name] for loss in wanted]
+
+
+def kept_moduli(out: str | Path) -> list[Modulus]:
+    """What a run folder holds of them, computing nothing."""
+    return _kept_moduli(RunFolder(out))
+
+
+def constants(study: Study, out: str | Path | None = None) -> Constants:
+    """The predicted ``Constants`` of all losses of a study."""
+    p, folder = study.problem, _folder(study, out)
+    if p.least_favourable is not None:
+        return Constants("exact", reason=asymptotics.MOVING)
+    kept = folder.read_json("constants.json") if folder is not None else {}
+    if kept.get("version") == VERSION:
+        return Constants.from_json(kept["constants"])
+    found = asymptotics.constants(p.model, p.truth, p.law, p.options, p.losses)
+    if folder is not None:
+        folder.write_json("constants.json", {"version": VERSION, "constants": found.to_json()})
+    return found
+
+
+def check_model(study: Study) -> ModelCheck:
+    """Identifiability of a study's model at its truth, with as many atoms as it fits."""
+    p = study.problem
+    return identifiability.check_model(p.model, p.truth, p.law, p.options)
+
+
+def agreement(claim: Claim, found: Modulus) -> str | None:
+    """A claim beside the fastest possible rate, to the margin of the claim; None where no exponent was found.
+
+    ``sharp``: they are the same. ``not sharp``: the modulus allows a faster rate than the claimed bound.
+    ``contradicted``: no estimator is so fast as claimed, or there is a rate where none is claimed. ``confirmed``: there
+    is none. As far as the smallest eps reaches.
+    """
+    if found.exponent is None:
+        return None
+    if claim.kind == "lower":
+        return "confirmed" if found.degenerate else "contradicted"
+    faster = found.exponent - (claim.exponent or 0.0)
+    if abs(faster) <= claim.tolerance:
+        return "sharp"
+    return "not sharp" if faster > 0 and claim.kind == "upper" else "contradicted"
+
+
+def modulus_json(study: Study, moduli: list[Modulus]) -> dict[str, Any]:
+    """What ``moe-sim modulus --json`` prints: each modulus, the claims on its loss, and the minimax lower bound."""
+    return finite({
+        "study": study.name, "digest": study.digest,
+        "moduli": [m.to_json() | {"claims": _claims(study, m), "lower_bound": lower_bound(study, m)} for m in moduli],
+    })  # fmt: skip
+
+
+def lower_bound(study: Study, found: Modulus) -> dict[str, Any] | None:
+    """``risk``, what the worse of two measures costs every estimator at each of the ``sizes``, and the ``assumption``.
+
+    Of the pairs (truth, G_eps) the best at each size. None where no bound is known (``minimax.least_risk``).
+    """
+    p = study.problem
+    loss = parse_loss(found.loss, p.model.exponents, p.model.gauge)
+    risk = least_risk(p.model, p.truth, loss, found.measures, found.omega, p.sizes)
+    if risk is None:
+        return None
+    return {"sizes": [float(n) for n in p.sizes], "risk": risk, "assumption": assumption(p.options)}
+
+
+def _claims(study: Study, found: Modulus) -> list[dict[str, Any]]:
+    return [
+        {"kind": c.kind, "exponent": c.exponent, "log_power": c.log_power, "agreement": agreement(c, found)}
+        for c in study.claims if c.loss == found.loss
+    ]  # fmt: skip
+
+
+def _folder(study: Study, out: str | Path | None) -> RunFolder | None:
+    if out is None:
+        return None
+    folder = RunFolder(out)
+    folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, renew=False)
+    return folder
+
+
+def _kept_moduli(folder: RunFolder | None) -> list[Modulus]:
+    kept = folder.read_json("moduli.json") if folder is not None else {}
+    return [Modulus.from_json(m) for m in kept["moduli"]] if kept.get("version") == VERSION else []

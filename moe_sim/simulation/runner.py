@@ -1,0 +1,305 @@
+"""From a study to results: draws, fits and measures losses, chunk by chunk, keeping each as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from moe_sim.data.draw import exact_samples, streamed_samples, streamer
+from moe_sim.errors import InputError
+from moe_sim.fitting.batching import LaneFunction, compile_together
+from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter, loss_function
+from moe_sim.models.base import Parameters
+from moe_sim.simulation.cluster import compute
+from moe_sim.simulation.progress import Progress, Tally
+from moe_sim.simulation.store import RunFolder, platform_facts
+from moe_sim.solvers.solution import Status
+from moe_sim.study.controls import CONTROLS, control, names
+from moe_sim.study.study import Problem, Study
+from moe_sim.theory.least_favourable import least_favourable
+from moe_sim.theory.two_point import two_point
+
+CHUNK = 100  # replicates a chunk
+_Chunks = Generator[tuple[int, np.ndarray, pd.DataFrame], None, None]
+
+
+@dataclass
+class Results:
+    """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; folder: where it is kept;
+    controls: results of the controls that have been run, by name (``controls.CONTROLS``)."""
+
+    study: Study
+    frame: pd.DataFrame
+    evidence: dict[str, Any]
+    folder: Path | None = None
+    controls: dict[str, Results] = field(default_factory=dict)
+
+    def truth(self, n: float) -> Parameters:
+        """The truth that samples of size n come from, and that their losses are distances from."""
+        return truth_of(self.study, n, self.evidence)
+
+
+def run(
+    study: Study, out: str | Path | None = None, progress: Callable[[Progress], None] | None = None,
+    client: Any = None,
+) -> Results:  # fmt: skip
+    """Run a study, all of it or what a folder ``out`` lacks, and return its ``Results``.
+
+    Without ``out`` nothing is written. A replicate depends only on the seed, its cell and its index, so adding
+    sizes or replicates moves nothing that is there. Ctrl-C loses the chunk in flight at most.
+
+    client: a ``distributed.Client`` whose workers compute the chunks; on this machine without. What comes out is the
+    same, bit for bit on the same kind of machine.
+    """
+    return _run(study, out, progress, client, {})
+
+
+def _run(study: Study, out, progress, client, truths: dict[str, Any]) -> Results:
+    """``run``, where the truth of each size is known already (``least-favourable`` of the evidence)."""
+    if out is None:
+        frames: list[pd.DataFrame] = []
+        evidence = _fill(study, None, progress, client, truths, lambda n, first, frame: frames.append(frame))
+        frame = pd.concat(frames, ignore_index=True).sort_values(["n", "replicate"], ignore_index=True)
+        return Results(study, frame, evidence)
+    folder = RunFolder(out)
+    folder.check(study.tables)
+    with folder.writing():
+        folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed)
+        _fill(study, folder, progress, client, truths, folder.write_chunk)
+    return load_results(folder.path)
+
+
+def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep: Callable) -> dict[str, Any]:
+    """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; gives the evidence."""
+    problem = study.problem
+    given = _machine(problem, problem.truth)
+    lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]
+    evidence: dict[str, Any] = two_point(
+        problem.model, problem.truth, problem.law, problem.options, lower, given.fitter.flatten, given.fitter.unflatten
+    )  # fmt: skip
+    kept = {n: folder.kept(n) if folder else set() for n in problem.sizes}
+    todo = [(n, index) for n in problem.sizes for index in _missing(problem.replicates, kept[n])]
+    if problem.least_favourable is not None:
+        evidence["least-favourable"] = _moving(problem, truths or _kept_truths(folder))
+    if folder is not None:
+        folder.write_json("evidence.json", evidence)
+    if not todo:
+        return evidence
+    done = _here(study, given, todo, evidence) if client is None else _there(study, client, todo, evidence)
+    tally = None
+    if progress is not None:
+        tally = Tally(study, folder.read()[1] if folder is not None and any(kept.values()) else None)
+    with closing(done):
+        for n, index, frame in done:
+            keep(n, int(index[0]), frame)
+            if tally is not None and progress is not None:
+                progress(tally.add(n, frame))
+    return evidence
+
+
+def _here(study: Study, given: _Machine, todo, evidence) -> _Chunks:
+    """Compute chunks on this machine's devices; what one starts from is made while they compute the one before."""
+    moves = study.problem.least_favourable is not None
+    at = lru_cache(maxsize=1)(lambda n: _machine(study.problem, truth_of(study, n, evidence)))
+    ready = None
+    for begun in _ahead(lambda n, index: _begin(study, at(n) if moves else given, n, index), todo):
+        if begun.machine is not ready:
+            ready = begun.machine
+            jobs = ready.fitter.jobs(begun.samples)
+            compile_together([*jobs, (ready.losses, None, np.asarray(ready.fitter.lower)[None])])
+        yield begun.n, begun.replicates, _finish(begun)[0]
+
+
+def _ahead(function: Callable, tasks: list[tuple]) -> Iterator:
+    """``function(*task)`` for each task in turn, that of the next one in a thread of its own meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(function, *tasks[0])
+        for task in tasks[1:]:
+            found, coming = coming.result(), thread.submit(function, *task)
+            yield found
+        yield coming.result()
+
+
+def _there(study: Study, client, todo, evidence) -> _Chunks:
+    """Compute chunks on a cluster: a worker gets the study as text and, where the truth moves, that of the size."""
+    moving = evidence.get("least-favourable")
+    truths = {
+        n: json.dumps({"least-favourable": {str(n): moving[str(n)]}} if moving else {}) for n in study.problem.sizes
+    }
+    text, versions = study.to_toml(), platform_facts()["versions"]
+    tasks = [(text, n, index, truths[n], versions) for n, index in todo]
+    for (_, n, index, _, _), frame in compute(client, on_worker, tasks):
+        yield n, index, frame
+
+
+def on_worker(text: str, n: int, index: np.ndarray, evidence: str, versions: dict[str, str]) -> pd.DataFrame:
+    """A chunk, where a worker of a cluster computes it. Raises ``InputError`` where its packages are others."""
+    here = platform_facts()["versions"]
+    other = [name for name, version in versions.items() if here[name] != version]
+    if other:
+        name = other[0]
+        raise InputError(
+            f"a worker has {name} {here[name]} and this process {versions[name]}: install the same on both, or results "
+            "differ in their last bits"
+        )
+    study, machine = _kept_machine(text, evidence, n if "least-favourable" in evidence else 0)
+    return _finish(_begin(study, machine, n, index))[0]
+
+
+@lru_cache(maxsize=4)
+def _kept_machine(text: str, evidence: str, n: int) -> tuple[Study, _Machine]:
+    """What a worker compiles once for a study; n: the size whose truth it is, 0 where it does not move."""
+    study = Study(**tomllib.loads(text))
+    return study, _machine(study.problem, truth_of(study, n, json.loads(evidence)))
+
+
+def truth_of(study: Study, n: float, evidence: dict[str, Any]) -> Parameters:
+    """The given truth, or that of this size where the evidence says that it moves."""
+    moving = evidence.get("least-favourable")
+    return {k: np.asarray(v) for k, v in moving[str(int(n))].items()} if moving else study.problem.truth
+
+
+def _kept_truths(folder: RunFolder | None) -> dict[str, Any]:
+    return folder.read_json("evidence.json").get("least-favourable", {}) if folder is not None else {}
+
+
+def _moving(problem: Problem, known: dict[str, Any]) -> dict[str, Any]:
+    """Parameters (lists) by size (strings, as in JSON), where the truth moves: the known ones, and what is missing."""
+    assert problem.least_favourable is not None
+    missing = [n for n in problem.sizes if str(n) not in known]
+    if not missing:
+        return known
+    parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
+    found = least_favourable(*parts, missing)
+    return known | {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in found.items()}
+
+
+class _Machine(NamedTuple):
+    """What is compiled for one truth."""
+
+    truth: Parameters
+    fitter: Fitter
+    losses: LaneFunction
+    draw: Callable
+
+
+def _machine(problem: Problem, truth: Parameters) -> _Machine:
+    fitter = Fitter(problem.model, truth, problem.options)
+    losses = loss_function(problem.model, truth, problem.law, problem.losses, fitter.unflatten)
+    return _Machine(truth, fitter, losses, streamer(problem.model, truth, problem.law))
+
+
+def run_controls(results: Results, progress: Callable[[Progress], None] | None = None, client: Any = None) -> Results:
+    """Run the controls of a finished run (or what its folder lacks of them): the same results, with ``controls``."""
+    truths = results.evidence.get("least-favourable", {})
+    for name in names(results.study):
+        folder = None if results.folder is None else results.folder / "controls" / name
+        results.controls[name] = _run(control(results.study, name), folder, progress, client, truths)
+    return results
+
+
+def load_results(path: str | Path) -> Results:
+    """Results of a run folder. Raises ``InputError`` where there are none."""
+    text, frame, evidence = RunFolder(path).read()
+    study = Study(**tomllib.loads(text))
+    wanted = frame["n"].isin(study.problem.sizes) & (frame["replicate"] < study.problem.replicates)
+    frame = frame[wanted].reset_index(drop=True)
+    folders = {name: Path(path) / "controls" / name for name in CONTROLS}
+    begun = {name: at for name, at in folders.items() if any(at.glob("chunks/*.parquet"))}
+    return Results(study, frame, evidence, Path(path), {name: load_results(at) for name, at in begun.items()})
+
+
+def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.random.SeedSequence]:
+    words = study.cell_digest(n, *tables)
+    return [np.random.SeedSequence([study.problem.seed, *words, int(r)]) for r in index]
+
+
+def _missing(replicates: int, kept) -> list[np.ndarray]:
+    """Runs of at most CHUNK consecutive replicates that are not kept yet."""
+    left = np.setdiff1d(np.arange(replicates), list(kept))
+    runs = np.split(left, np.flatnonzero(np.diff(left) > 1) + 1)
+    return [run[first : first + CHUNK] for run in runs for first in range(0, len(run), CHUNK)]
+
+
+def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
+    """Samples of these replicates, padded to CHUNK by copies that are never fitted: one shape, one compilation.
+
+    They do not depend on ``[fit]``, so all start rules and estimators meet the same samples.
+    """
+    p, seeds = study.problem, _seeds(study, n, index, "model", "truth", "law")
+    if p.mode == "exact":
+        samples = exact_samples(p.model, machine.truth, p.law, n, seeds)
+    else:
+        samples = streamed_samples(n, seeds, machine.draw)
+    fill = np.minimum(np.arange(CHUNK), len(index) - 1)
+    return jax.tree.map(lambda leaf: leaf[fill], samples)
+
+
+def fit_chunk(study: Study, n: int, index: np.ndarray, evidence: dict[str, Any]) -> tuple[pd.DataFrame, Fits]:
+    """Replicates ``index`` of size n as ``run`` computes them, one row each, and their fits."""
+    return _finish(_begin(study, _machine(study.problem, truth_of(study, n, evidence)), n, index))
+
+
+class _Begun(NamedTuple):
+    """What a chunk starts from: replicates of size n, their samples, seeds and first starting points."""
+
+    machine: _Machine
+    n: int
+    replicates: np.ndarray
+    samples: Any
+    seeds: list[np.random.SeedSequence]
+    points: np.ndarray
+
+
+def _begin(study: Study, machine: _Machine, n: int, index: np.ndarray) -> _Begun:
+    seeds = _seeds(study, n, index, "model", "truth", "law", "fit")
+    return _Begun(machine, n, index, _samples(study, machine, n, index), seeds, machine.fitter.first_points(seeds, n))
+
+
+def _finish(begun: _Begun) -> tuple[pd.DataFrame, Fits]:
+    """A data frame with one row a replicate, and the fits."""
+    (_, fitter, losses, _), n, index, samples, seeds, points = begun
+    fits = fitter.fit(samples, seeds, n, points)
+    columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
+    columns |= {f"loss:{name}": value for name, value in losses(None, fits.theta).items()}
+    counts = np.array([len(near) for near in fits.near])
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    for name, value in losses(None, np.concatenate(fits.near)).items():
+        # The worst of the near-minimisers; those without such an atom (NaN) do not speak.
+        worst = np.maximum.reduceat(np.where(np.isnan(value), -np.inf, value), first)
+        columns[f"near:{name}"] = np.where(np.isneginf(worst), np.nan, worst)
+    columns["near:count"] = counts
+    columns |= _estimate_columns(fitter, fits.theta)
+    return pd.DataFrame(columns), fits
+
+
+def _fit_columns(fits: Fits) -> dict[str, Any]:
+    return {
+        "certificate": pd.Categorical(fits.certificate, categories=list(CERTIFICATES)).astype(str),
+        "status": [str(Status(int(s))) for s in fits.status],
+        "objective": fits.objective, "objective_at_truth": fits.objective_at_truth,
+        "promised": fits.promised, "curvature": fits.curvature, "agreeing": fits.agreeing, "starts": fits.starts,
+        "iterations": fits.iterations, "passes": fits.passes,
+    }  # fmt: skip
+
+
+def _estimate_columns(fitter: Fitter, theta: np.ndarray) -> dict[str, np.ndarray]:
+    """``estimate:prefix[0,1]`` and so on: every parameter of every replicate."""
+    params = jax.vmap(fitter.unflatten)(jnp.asarray(theta))
+    return {
+        f"estimate:{name}[{','.join(map(str, where))}]": np.asarray(values[(slice(None), *where)])
+        for name, values in sorted((k, np.asarray(v)) for k, v in params.items())
+        for where in np.ndindex(*values.shape[1:])
+    }
