@@ -14,6 +14,7 @@ import pytest
 from tiny import RUN, compiled, contents, study  # noqa: F401
 
 import moe_sim as ms
+from moe_sim.data.samples import CHUNK
 
 pytestmark = pytest.mark.usefixtures("compiled")
 FILES = Path(__file__).parent / "studies"
