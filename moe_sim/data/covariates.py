@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import jax
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError, array, flag, number, whole
+from moe_sim.models.part import Part
 
 
-class Law:
+class Law(Part):
     """A law of X on R^d.
 
     ``nodes()`` gives points (M, d) and weights (M,) that add up to 1: the law itself when ``finite``, and
@@ -134,18 +135,22 @@ class Quadrature(Law):
     """The finite law that sits on another law's Gauss nodes: what exact sampling needs of a continuous law."""
 
     base: Law
+    _nodes: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False, compare=False)
     finite = True
+
+    def __post_init__(self):
+        object.__setattr__(self, "_nodes", self.base.nodes())
 
     @property
     def dimension(self) -> int:  # type: ignore[override]
         return self.base.dimension
 
     def nodes(self):
-        return self.base.nodes()
+        return self._nodes
 
     def draw(self, key, count):
-        points, weights = self.nodes()
-        return jnp.asarray(points)[jax.random.choice(key, len(weights), (count,), p=jnp.asarray(weights))]
+        points, weights = (jnp.asarray(v) for v in self._nodes)
+        return points[jax.random.choice(key, len(weights), (count,), p=weights)]
 
 
 def build_law(table: dict, dimension: int) -> Law:

@@ -6,16 +6,16 @@ weight (B,), where the weight of a row is the number of observations it stands f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import register_dataclass
 
-CHUNK = 1024  # rows a streamed chunk; it changes last bits of sums, so it is fixed
-KEPT = 2**22  # rows of one sample that are kept in memory at most; longer ones are drawn afresh at every pass
+ROWS_PER_CHUNK = 1024  # of a streamed sample; it changes last bits of sums, so it is fixed
+ROWS_KEPT = 2**22  # of one sample that are kept in memory at most; longer ones are drawn afresh at every pass
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class StreamedSample:
 
     key: jax.Array
     size: jax.Array
-    draw: Callable
+    source: Any  # ``draw.Source``; all samples of a batch have the same
 
     @property
     def chunks(self):
-        return (self.size + CHUNK - 1) // CHUNK
+        return (self.size + ROWS_PER_CHUNK - 1) // ROWS_PER_CHUNK
 
     def chunk(self, i):
-        index = jnp.arange(CHUNK) * self.chunks + i
-        x, y = self.draw(jax.random.fold_in(self.key, i), index, self.size)
+        index = jnp.arange(ROWS_PER_CHUNK) * self.chunks + i
+        x, y = self.source(jax.random.fold_in(self.key, i), index, self.size)
         return x, y, (index < self.size).astype(float)
 
 
@@ -71,7 +71,7 @@ class KeptSample:
 
 
 @dataclass(frozen=True)
-class Part:
+class Subsample:
     """The first ``chunks`` chunks of a sample: a subsample."""
 
     whole: StoredSample | StreamedSample | KeptSample
@@ -82,19 +82,33 @@ class Part:
 
 
 register_dataclass(StoredSample, ["x", "y", "weight"], [])
-register_dataclass(StreamedSample, ["key", "size"], ["draw"])
+register_dataclass(StreamedSample, ["key", "size", "source"], [])
 register_dataclass(KeptSample, ["x", "y", "weight", "chunks"], [])
-register_dataclass(Part, ["whole", "chunks"], [])
+register_dataclass(Subsample, ["whole", "chunks"], [])
 
 
-def empty(sample: StreamedSample | Part, capacity: int) -> KeptSample:
+def at(samples, index):
+    """The samples ``index`` of a batch (leaves with a first axis): a batch again, or one sample for a number."""
+    if isinstance(samples, Subsample):
+        return Subsample(at(samples.whole, index), samples.chunks[index])
+    if isinstance(samples, StreamedSample):
+        return StreamedSample(samples.key[index], samples.size[index], samples.source)
+    return jax.tree.map(lambda leaf: leaf[index], samples)
+
+
+def batch_size(samples) -> int:
+    """How many samples a batch has."""
+    return len(samples.chunks if isinstance(samples, Subsample | StreamedSample) else jax.tree.leaves(samples)[0])
+
+
+def empty(sample: StreamedSample | Subsample, capacity: int) -> KeptSample:
     """A buffer for ``keep``, of ``capacity`` chunks."""
     shapes = jax.eval_shape(lambda: sample.chunk(0))
     x, y, weight = (jnp.zeros((capacity, *s.shape), s.dtype) for s in shapes)
     return KeptSample(x, y, weight, jnp.zeros((), jnp.asarray(sample.chunks).dtype))
 
 
-def keep(sample: StreamedSample | Part, buffer: KeptSample) -> KeptSample:
+def keep(sample: StreamedSample | Subsample, buffer: KeptSample) -> KeptSample:
     """Draw the sample into the buffer, so that passes over it need not draw again."""
 
     def fill(i, arrays):
@@ -107,17 +121,17 @@ def keep(sample: StreamedSample | Part, buffer: KeptSample) -> KeptSample:
 def stored(x, y, weight=None) -> StoredSample:
     """Rows x (n, d), y (n, outputs), weight (n,) as a sample, padded to whole chunks.
 
-    One chunk holds everything up to CHUNK rows, so that small data cost no loop.
+    One chunk holds everything up to ROWS_PER_CHUNK rows, so that small data cost no loop.
     """
-    chunks = max(1, -(-len(x) // CHUNK))
+    chunks = max(1, -(-len(x) // ROWS_PER_CHUNK))
     weight = np.ones(len(x)) if weight is None else weight
-    return StoredSample(*_chunked(chunks, len(x) if chunks == 1 else CHUNK, x, y, weight))
+    return StoredSample(*_chunked(chunks, len(x) if chunks == 1 else ROWS_PER_CHUNK, x, y, weight))
 
 
 def kept(x, y) -> KeptSample:
     """Rows x (n, d), y (n, outputs) of weight 1, padded to a power of two of chunks: few shapes, few compilations."""
-    chunks = -(-len(x) // CHUNK)
-    x, y, weight = _chunked(1 << (chunks - 1).bit_length(), CHUNK, x, y, np.ones(len(x)))
+    chunks = -(-len(x) // ROWS_PER_CHUNK)
+    x, y, weight = _chunked(1 << (chunks - 1).bit_length(), ROWS_PER_CHUNK, x, y, np.ones(len(x)))
     return KeptSample(x, y, weight, jnp.asarray(chunks))
 
 

@@ -17,6 +17,7 @@ from moe_sim.errors import InputError, one_of, whole
 from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.multistart import CERTIFICATES, LIMITS, FitOptions, Fits, Fitter, estimators
 from moe_sim.models.base import MixtureModel, Parameters
+from moe_sim.models.coordinates import element
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 
@@ -94,7 +95,7 @@ class Estimate:
     def frame(self) -> pd.DataFrame:
         """One row a parameter: parameter, estimate, standard error."""
         rows = [
-            (f"{name}[{','.join(map(str, where))}]", float(value), float(self.errors[name][where]))
+            (element(name, where), float(value), float(self.errors[name][where]))
             for name, values in self.params.items()
             for where, value in np.ndenumerate(values)
         ]
@@ -146,7 +147,7 @@ def fit(
             )
     one_of("estimator", estimator, [name for name in estimators(built) if name != "steps"])
     scale = _Scale.of(x, y) if named else _Scale.none(x, y)
-    bounds = (bound, bound) if named else built.bounds
+    bounds = (bound, bound) if named else built.default_bounds
     counts = whole("starts", starts, 1), whole("budget", budget, 1)
     options = FitOptions(atoms, estimator, "data", *counts, *bounds, max_iterations=LIMITS[estimator])
     fitter = Fitter(built, None, options)
@@ -194,17 +195,12 @@ def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x, y, x_na
     variance = np.einsum("pi,ij,pj->p", jacobian, known, jacobian)
     spoilt = used @ np.isnan(np.diag(covariance)) > 0
     errors = np.where(spoilt, np.nan, np.sqrt(np.maximum(variance, 0.0)))
-    names = fitter.unflatten_free(jnp.arange(len(theta)))
-    on_bound = [
-        f"{name}[{','.join(map(str, w))}]"
-        for name, p in names.items()
-        for w, i in np.ndenumerate(p)
-        if not free[int(i)]
-    ]
-    joint = model.form(fitter.options.atoms).joint
+    names = fitter.unflatten_free(jnp.arange(len(theta), dtype=float))
+    on_bound = [element(name, w) for name, p in names.items() for w, i in np.ndenumerate(p) if not free[int(i)]]
+    loglik = -float(fits.objective[0]) - len(x) * scale.log_volume(model.joint)
     return Estimate(
         model, params, {k: np.asarray(v) for k, v in unravel(jnp.asarray(errors)).items()},
-        jacobian @ known @ jacobian.T, -float(fits.objective[0]) - len(x) * scale.log_volume(joint), len(x), len(theta),
+        jacobian @ known @ jacobian.T, loglik, len(x), len(theta),
         str(fits.certificate[0]), int(fits.starts[0]), int(fits.agreeing[0]), on_bound, x, y, x_names, y_names,
     )  # fmt: skip
 
@@ -217,7 +213,7 @@ def _shares(model: MixtureModel, params, sample) -> np.ndarray:
         return weight @ jax.nn.softmax(parts, axis=1)
 
     rows = [of(*sample.chunk(i)) for i in range(sample.weight.shape[0])]
-    return np.asarray(sum(rows))[: len(params[model.mass])]
+    return np.asarray(sum(rows))[: model.count(params)]
 
 
 @dataclass(frozen=True)

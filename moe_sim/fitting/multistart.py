@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +13,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from moe_sim.data.covariates import Law
-from moe_sim.data.samples import Part, StoredSample
+from moe_sim.data.samples import StoredSample, Subsample, batch_size
 from moe_sim.errors import InputError
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import LaneFunction, batching
-from moe_sim.likelihood.objective import Passes, least_squares, likelihood
-from moe_sim.losses.distances import function_distance
+from moe_sim.likelihood.objective import Passes, passes_of
+from moe_sim.losses.distances import Target
 from moe_sim.losses.voronoi import Loss, evaluate_all
-from moe_sim.models.base import MixtureModel, Model, Parameters, RegressionModel
+from moe_sim.models.base import Atoms, MixtureModel, Model, Parameters
 from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.em import expectation_maximization, variance_groups
 from moe_sim.solvers.gradient import gradient_descent
@@ -31,20 +31,17 @@ from moe_sim.solvers.trust_region import trust_region
 NEAR = 0.5  # log-likelihood units: fits this close to the best are statistically the same fit
 PROMISE = 1e-3  # log-likelihood units a certified point may still be promised
 CURVATURE = -1e-3  # least scaled eigenvalue that a certified point may have
-_ROUND = 25  # iterations a round where lanes run together
-_FIRST_ORDER_ROUND = 1000  # of a first-order method, whose momentum is lost between rounds
+ITERATIONS_PER_ROUND = 25  # where lanes run together
+FIRST_ORDER_ITERATIONS_PER_ROUND = 1000  # whose momentum is lost between rounds
 
 SELECT = 5.0  # log-likelihood units: starts so far behind the best on a subsample are not followed further
-SAME = 1e-4  # log-likelihood units: starts this close on a subsample have found one and the same optimum there
+SAME_OPTIMUM = 1e-4  # log-likelihood units: starts this close on a subsample have found one and the same optimum there
 _PATIENCE = 10  # scoring steps before the exact Hessian, which costs a mixture little more than a score
-_LEVEL = 8  # factor between the subsamples that a start is led through
+_SUBSAMPLE_FACTOR = 8  # factor between the subsamples that a start is led through
 
 SOLVERS: dict[str, Callable] = {
     "least-squares": trust_region, "mle": trust_region, "em": expectation_maximization, "gradient": gradient_descent,
     "steps": steps,
-}  # fmt: skip
-ESTIMATORS = {
-    RegressionModel: ("least-squares", "gradient", "steps"), MixtureModel: ("mle", "em", "gradient", "steps"),
 }  # fmt: skip
 LIMITS = {"least-squares": 300, "mle": 300, "em": 5000, "gradient": 5000, "steps": 1}  # default iterations
 
@@ -68,7 +65,7 @@ class FitOptions:
     solver: further keywords of the solver (optimizer, learning_rate, tolerance).
     """
 
-    atoms: int
+    atoms: Atoms
     estimator: str = "least-squares"
     start: str = "data"
     starts: int = 8
@@ -126,20 +123,116 @@ class _Spent(NamedTuple):
 
 
 def estimators(model: Model) -> tuple[str, ...]:
-    """Estimators that fit a model."""
-    return next(names for kind, names in ESTIMATORS.items() if isinstance(model, kind))
+    """Estimators that fit a model, the usual one first."""
+    return tuple(model.estimators)
 
 
-def passes_of(model: Model, unflatten: Callable, atoms: int) -> Passes:
-    """The passes of a model with ``atoms`` atoms; ``unflatten(theta)`` gives its parameters."""
-    if isinstance(model, MixtureModel):
-        return likelihood(model.form(atoms), lambda theta: model.coefficients(unflatten(theta)))
-    assert isinstance(model, RegressionModel)
-    return least_squares(lambda theta, x: model.mean(unflatten(theta), x), model.noise)
+def unraveller(model: Model, atoms: Atoms) -> Callable:
+    """From a flat vector of free coordinates (P,) to named ones; names in alphabetical order lie side by side."""
+    return ravel_pytree({name: np.zeros(shape) for name, shape in model.free_shapes(atoms).items()})[1]
+
+
+def parameters_of(model: Model, atoms: Atoms) -> Callable:
+    """From a flat vector of free coordinates (P,) to parameters."""
+    named = unraveller(model, atoms)
+    return lambda theta: model.constrain(named(theta))
+
+
+class Setting(NamedTuple):
+    """What lanes of a fit share, all of it arguments of compiled code: another truth, noise or box compiles nothing.
+
+    lower, upper: the box of theta (P,). truth: None where it is not known. groups: see ``em.variance_groups``.
+    """
+
+    model: Model
+    lower: Any
+    upper: Any
+    truth: Parameters | None
+    groups: Any
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What compiled code of a fit depends on, beside models and shapes: one compilation a plan.
+
+    atoms: fitted, as pairs by group. cap: iterations of a round. limit: all of them. direct: the start as it is, no
+    subsamples. how: see ``batching``.
+    """
+
+    solver: Callable
+    keywords: tuple[tuple[str, Any], ...]
+    atoms: tuple[tuple[str, int], ...]
+    cap: int
+    limit: int
+    start: str
+    direct: bool
+    how: str
+
+    def minimise(self, setting: Setting, passes: Passes, sample, start, max_iterations: int, tolerance) -> Solution:
+        """The solver from one start, in the box of the setting."""
+        keywords = dict(self.keywords) | ({} if setting.groups is None else {"groups": setting.groups})
+        return self.solver(
+            passes, sample, start, setting.lower, setting.upper, max_iterations=max_iterations, tolerance=tolerance,
+            **keywords,
+        )  # fmt: skip
+
+    def passes(self, model: Model) -> Passes:
+        atoms = dict(self.atoms)
+        return passes_of(model, parameters_of(model, atoms), atoms)
+
+
+class _Compiled(NamedTuple):
+    """Lane functions of a plan, called with ``(setting, lanes, samples)``.
+
+    improve: the best candidate of a start on the first chunk, and the optimum near it there. solve: the optimum from a
+    start. certify: the objective at the truth, and what ``still_promised`` says.
+    """
+
+    improve: LaneFunction
+    solve: LaneFunction
+    certify: LaneFunction
+
+
+@lru_cache(maxsize=32)
+def _compiled(plan: _Plan) -> _Compiled:
+    def improve(setting: Setting, sample, lane):
+        _, points = lane
+        model, passes = setting.model, plan.passes(setting.model)
+        if start_rules.clusters(plan.start, model):
+            chunk = sample.chunk(0)
+            points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
+        value = jax.lax.map(lambda theta: passes.value(theta, _head(sample)), points)
+        best = jnp.nanargmin(value)
+        if plan.direct or _is_small(sample):
+            return points[best], value[best]
+        if plan.solver is gradient_descent:
+            found = trust_region(passes, _head(sample), points[best], setting.lower, setting.upper, 100, SAME_OPTIMUM)
+        else:
+            found = plan.minimise(setting, passes, _head(sample), points[best], min(500, plan.limit), SAME_OPTIMUM)
+        return found.theta, found.objective
+
+    def solve(setting: Setting, sample, lane):
+        _, theta, tolerance = lane
+        return plan.minimise(setting, plan.passes(setting.model), sample, theta, plan.cap, tolerance)
+
+    def certify(setting: Setting, sample, lane):
+        _, theta = lane
+        known = jnp.array(jnp.inf)
+        if setting.truth is not None:
+            at_truth = passes_of(setting.model, lambda _: setting.truth, setting.model.sizes_of(setting.truth))
+            known = at_truth.value(jnp.zeros(0), sample)
+        return known, *still_promised(plan.passes(setting.model), sample, theta, setting.lower, setting.upper)
+
+    return _Compiled(*(LaneFunction(function, plan.how) for function in (improve, solve, certify)))
+
+
+def _from_clusters(setting: Setting, uniform, x, y, weight):
+    params = start_rules.from_data(setting.model, uniform, x, y, weight)
+    return jnp.clip(ravel_pytree(setting.model.unconstrain(params))[0], setting.lower, setting.upper)
 
 
 class Fitter:
-    """The compiled machinery of one model, truth, and set of options: make one a study, use it for all sizes.
+    """The fits of one model, truth, and set of options: make one a study, use it for all sizes.
 
     truth: None where it is not known (data of one's own); the start rule is then ``data``.
     """
@@ -149,85 +242,60 @@ class Fitter:
             raise InputError(
                 f"fit.estimator = {options.estimator!r} does not fit this model: pass {' or '.join(estimators(model))}"
             )
-        self.model, self.truth, self.options = model, truth, options
-        lower, upper = model.box(options.atoms, options.bound, options.bias_bound)
-        self.lower, unravel = ravel_pytree(lower)
-        self.upper, _ = ravel_pytree(upper)
-        self.unflatten = unflatten = lambda theta: model.restore(unravel(theta))
-        self.unflatten_free = unravel
-        self.cover = cache(lambda atoms: self.flatten(model.cover(truth or {}, np.array(atoms))))
-        scales = {name: np.full(np.shape(v), name in getattr(model, "variances", ())) for name, v in lower.items()}
+        self.model, self.options, self.how = model, options, how or batching()
+        self.truth = None if truth is None else {k: jnp.asarray(v) for k, v in truth.items()}
+        lower, upper = model.bounds(options.atoms, options.bound, options.bias_bound)
+        self.lower, self.upper = (ravel_pytree(ends)[0] for ends in (lower, upper))
+        self.unflatten, self.unflatten_free = parameters_of(model, options.atoms), unraveller(model, options.atoms)
+        self.cover = cache(lambda atoms: self.flatten(model.overfit(truth or {}, np.array(atoms))))
+        scales = {name: np.full(np.shape(v), name in model.variances) for name, v in lower.items()}
         self._scales = np.asarray(ravel_pytree(scales)[0], bool)
-        self.how = how or batching()
-        self.passes = passes = passes_of(model, unflatten, options.atoms)
+        self.passes = passes_of(model, self.unflatten, options.atoms)
+        self.direct = options.estimator == "steps"  # a control shows what the start does
+        self.tolerance = options.solver.get("tolerance", 0.0 if self.direct else TOLERANCE)
+        self.plan = self._plan()
+        groups = self._groups(model) if options.estimator in ("em", "steps") else None
+        self.setting = Setting(model, self.lower, self.upper, self.truth, groups)
+
+    def _plan(self) -> _Plan:
+        o, solver = self.options, SOLVERS[self.options.estimator]
         # Where lanes run together, rounds of equal length that add up to no more than the limit.
-        length = _ROUND if SOLVERS[options.estimator] is trust_region else _FIRST_ORDER_ROUND
-        rounds = 1 if self.how == "map" else max(1, -(-options.max_iterations // length))
-        self.cap = cap = options.max_iterations // rounds
-        keywords = dict(options.solver)
-        if options.estimator in ("em", "steps") and isinstance(model, MixtureModel):
-            keywords["groups"] = self._groups(model)
-        # The start as it is, no subsamples: a control shows what the start does.
-        self.direct = direct = options.estimator == "steps"
-        self.tolerance = keywords.pop("tolerance", 0.0 if direct else TOLERANCE)
-        if options.estimator == "mle":
+        length = ITERATIONS_PER_ROUND if solver is trust_region else FIRST_ORDER_ITERATIONS_PER_ROUND
+        rounds = 1 if self.how == "map" else max(1, -(-o.max_iterations // length))
+        keywords = {name: value for name, value in o.solver.items() if name != "tolerance"}
+        if o.estimator == "mle":
             keywords["patience"] = _PATIENCE
-        minimise = partial(SOLVERS[options.estimator], passes, lower=self.lower, upper=self.upper, **keywords)
-        by_cluster = start_rules.clusters(options.start, model)
+        return _Plan(
+            solver, tuple(sorted(keywords.items())), tuple(self.model.sizes(o.atoms).items()),
+            o.max_iterations // rounds, o.max_iterations, o.start, self.direct, self.how,
+        )  # fmt: skip
 
-        def improve(sample, lane):
-            """The best candidate of a start on the first chunk, and the optimum near it there."""
-            _, points = lane
-            if by_cluster:
-                x, y, weight = sample.chunk(0)
-                points = jax.lax.map(lambda u: self._from_clusters(u, x, y, weight), points)
-            value = jax.lax.map(lambda theta: passes.value(theta, _head(sample)), points)
-            best = jnp.nanargmin(value)
-            if direct or _is_small(sample):
-                return points[best], value[best]
-            if options.estimator == "gradient":
-                found = trust_region(passes, _head(sample), points[best], self.lower, self.upper, 100, SAME)
-            else:
-                limit = min(500, options.max_iterations)
-                found = minimise(_head(sample), points[best], max_iterations=limit, tolerance=SAME)
-            return found.theta, found.objective
+    @property
+    def cap(self) -> int:
+        """Iterations of a round."""
+        return self.plan.cap
 
-        def solve(sample, lane):
-            _, theta, tolerance = lane
-            return minimise(sample, theta, max_iterations=cap, tolerance=tolerance)
-
-        at_truth = passes_of(model, lambda theta: truth, len(truth[model.mass])) if truth is not None else None
-
-        def certify(sample, lane):
-            _, theta = lane
-            known = jnp.array(jnp.inf) if at_truth is None else at_truth.value(jnp.zeros(0), sample)
-            return known, *still_promised(passes, sample, theta, self.lower, self.upper)
-
-        functions = (improve, solve, certify)
-        self._improve, self._solve, self._certify = (LaneFunction(f, self.how, samples=True) for f in functions)
-
-    def _from_clusters(self, uniform, x, y, weight):
-        assert isinstance(self.model, MixtureModel)
-        params = start_rules.from_data(self.model, uniform, x, y, weight)
-        return jnp.clip(ravel_pytree(self.model.free(params))[0], self.lower, self.upper)
-
-    def _groups(self, model: MixtureModel):
-        form = model.form(self.options.atoms)
+    def _groups(self, model: Model):
+        if not isinstance(model, MixtureModel):
+            return None
+        form = model.form(model.total(self.options.atoms))
         middle = (self.lower + self.upper) / 2
         flat = lambda theta: form.ravel(model.coefficients(self.unflatten(theta)))  # noqa: E731
         return variance_groups(form, np.asarray(jax.jacfwd(flat)(middle)))
 
     def flatten(self, params: Parameters) -> np.ndarray:
         """Named parameters as a flat vector of free coordinates (P,)."""
-        return np.asarray(ravel_pytree(self.model.free(params))[0], float)
+        return np.asarray(ravel_pytree(self.model.unconstrain(params))[0], float)
 
-    def jobs(self, samples) -> list[tuple[LaneFunction, Any, Any]]:
+    def jobs(self, samples) -> list[tuple]:
         """What there is to compile for samples of this shape (see ``batching.compile_together``)."""
+        run = _compiled(self.plan)
         first, theta = np.zeros(1, int), np.asarray(self.lower)[None]
         candidates = self.starting_points([np.random.SeedSequence(0)])[0, :1]
         part = samples if _is_small(samples) else _part(samples, 1)
-        jobs = [(self._solve, part, (first, theta, np.ones(1))), (self._certify, samples, (first, theta))]
-        return [*jobs, (self._improve, part, (first, candidates))]
+        jobs = [(run.solve, (first, theta, np.ones(1)), part), (run.certify, (first, theta), samples)]
+        jobs.append((run.improve, (first, candidates), part))
+        return [(function, self.setting, lanes, of) for function, lanes, of in jobs]
 
     def starting_points(self, seeds: list[np.random.SeedSequence], n: float = 1.0) -> np.ndarray:
         """Candidates (R, starts, C, P) of one round, one seed a replicate (see ``starts.candidates``)."""
@@ -236,10 +304,11 @@ class Fitter:
         if isinstance(spread, dict):
             parts = {k: np.full(np.shape(v), spread.get(k, 0.0)) for k, v in self.unflatten_free(self.lower).items()}
             spread = np.asarray(ravel_pytree(parts)[0])
-        true_atoms = o.atoms if self.truth is None else len(self.truth[self.model.mass])
+        atoms = self.model.total(o.atoms)
+        true_atoms = atoms if self.truth is None else self.model.count(self.truth)
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         rule = partial(
-            start_rules.candidates, o.start, self.model, true_atoms, o.atoms, lower, upper, o.starts,
+            start_rules.candidates, o.start, self.model, true_atoms, atoms, lower, upper, o.starts,
             cover=self.cover, spread=spread, shrink=n**-o.spread_exponent,
         )  # fmt: skip
         return np.stack([rule(seed) for seed in seeds])
@@ -247,14 +316,15 @@ class Fitter:
     def solve(self, samples, replicate: np.ndarray, start: np.ndarray, tolerance: float | None = None) -> Solution:
         """Solve every lane from its start; lanes cut off by a round are gathered and go on."""
         limit = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
-        found: Solution = self._solve(samples, (replicate, start, limit))
+        run = _compiled(self.plan).solve
+        found: Solution = run(self.setting, (replicate, start, limit), samples)
         while self.how != "map" and self.cap:
             left = (found.status == Status.MAX_ITERATIONS) & (
                 found.iterations + self.cap <= self.options.max_iterations
             )
             if not left.any():
                 break
-            more: Solution = self._solve(samples, (replicate[left], found.theta[left], limit[left]))
+            more: Solution = run(self.setting, (replicate[left], found.theta[left], limit[left]), samples)
             spent = {name: getattr(found, name)[left] + getattr(more, name) for name in ("iterations", "passes")}
             for old, new in zip(found, more._replace(**spent), strict=True):
                 old[left] = new
@@ -281,7 +351,8 @@ class Fitter:
                 points = self.starting_points([_of_round(seeds[r], attempt) for r in pending], n)
             replicate = np.repeat(pending, size)
             spent.starts[pending] += size
-            start, value = self._improve(head, (replicate, points.reshape(len(replicate), *points.shape[2:])))
+            lanes_of = (replicate, points.reshape(len(replicate), *points.shape[2:]))
+            start, value = _compiled(self.plan).improve(self.setting, lanes_of, head)
             lanes.append(self._follow(samples, replicate, start, value, spent))
             fits = self._judge(samples, lanes, spent, pending, checked)
             pending = np.flatnonzero(fits.certificate != "certified")
@@ -304,8 +375,8 @@ class Fitter:
                 kept, copies = _survivors(replicate, copies, value, self._degenerate(theta), first)
                 replicate, theta = replicate[kept], theta[kept]
             part = samples if small else _part(samples, chunks)
-            # Lanes that meet must meet within SAME, so that is how well a subsample is solved.
-            tolerance = self.tolerance if chunks == total else max(SAME, self.tolerance)
+            # Lanes that meet must meet within SAME_OPTIMUM, so that is how well a subsample is solved.
+            tolerance = self.tolerance if chunks == total else max(SAME_OPTIMUM, self.tolerance)
             found = self.solve(part, replicate, theta, tolerance)
             np.add.at(spent.passes, replicate, found.passes * (chunks / total))
             np.add.at(spent.iterations, replicate, found.iterations)
@@ -327,7 +398,7 @@ class Fitter:
         order = np.lexsort((value, spoilt, owner))
         best = order[np.searchsorted(owner[order], np.arange(checked.shape[1]))]
         close = (value <= value[best][owner] + NEAR) & (spoilt == spoilt[best][owner])
-        checked[:, pending] = self._certify(samples, (pending, every.theta[best][pending]))
+        checked[:, pending] = _compiled(self.plan).certify(self.setting, (pending, every.theta[best][pending]), samples)
         at_truth, objective, promised, least = checked.copy()
         agreeing = np.bincount(owner, close * copies, minlength=len(best)).astype(int)
         status = every.status[best]
@@ -375,7 +446,7 @@ def _survivors(replicate, copies, value, spoilt, first) -> tuple[np.ndarray, np.
         group = sound if first else group
         followed = group[value[group] <= value[sound].min() + SELECT]
         followed = followed[np.argsort(value[followed], kind="stable")]
-        new = np.append(True, value[followed][1:] > value[followed][:-1] + SAME)
+        new = np.append(True, value[followed][1:] > value[followed][:-1] + SAME_OPTIMUM)
         kept.extend(followed[new])
         number.extend(np.bincount(np.cumsum(new) - 1, copies[followed]).astype(int))
     return np.array(kept), np.array(number)
@@ -383,16 +454,16 @@ def _survivors(replicate, copies, value, spoilt, first) -> tuple[np.ndarray, np.
 
 def _levels(total: int) -> list[int]:
     """Chunks of the subsamples that starts are led through, the whole sample last."""
-    levels, chunks = [], _LEVEL
+    levels, chunks = [], _SUBSAMPLE_FACTOR
     while 2 * chunks < total:
         levels.append(chunks)
-        chunks *= _LEVEL
+        chunks *= _SUBSAMPLE_FACTOR
     return [*levels, total]
 
 
-def _part(samples, chunks: int) -> Part:
+def _part(samples, chunks: int) -> Subsample:
     """The first chunks of each sample of a batch."""
-    return Part(samples, jnp.full(len(jax.tree.leaves(samples)[0]), chunks))
+    return Subsample(samples, jnp.full(batch_size(samples), chunks))
 
 
 def _is_small(sample) -> bool:
@@ -405,15 +476,48 @@ def _head(sample) -> StoredSample:
     return sample if _is_small(sample) else StoredSample(*(leaf[None] for leaf in sample.chunk(0)))
 
 
-def loss_function(model: Model, truth: Parameters, law: Law | None, losses: list[Loss], unflatten) -> LaneFunction:
-    """Call it with ``(None, thetas (K, P))`` for ``{loss name: (K,)}``: every loss of every fit, on all devices."""
-    distance = function_distance(model, truth, law)
-    true_measure = model.measure(truth)
-    of_measures = [loss for loss in losses if loss.kind != "function"]
+class LossFunction:
+    """Every loss of every fit, on all devices: call it with thetas (K, P), or parameters with a first axis K, for
+    ``{loss name: (K,)}``.
 
-    def one(_, theta):
-        params = unflatten(theta)
-        found = evaluate_all(of_measures, model.measure(params), true_measure)
-        return {loss.name: distance(params) if loss.kind == "function" else found[loss.name] for loss in losses}
+    atoms: fitted, whose flat free coordinates thetas are; None: it is called with parameters.
+    """
+
+    def __init__(self, model: Model, truth: Parameters, law: Law | None, losses: list[Loss], atoms: Atoms | None):
+        sizes = None if atoms is None else tuple(model.sizes(atoms).items())
+        distance = any(loss.kind == "function" for loss in losses)
+        self._target = Target(model, truth, law) if distance else None
+        self._of = model, {k: jnp.asarray(v) for k, v in truth.items()}
+        self._run = _compiled_losses(tuple(losses), sizes)
+
+    def __call__(self, lanes) -> dict[str, np.ndarray]:
+        return self._run((self._of, self._target), lanes)
+
+    def job(self, theta: np.ndarray) -> tuple:
+        """What there is to compile (see ``batching.compile_together``); theta (P,)."""
+        return self._run, (self._of, self._target), theta[None]
+
+
+@lru_cache(maxsize=64)
+def _compiled_losses(losses: tuple[Loss, ...], atoms: tuple[tuple[str, int], ...] | None) -> LaneFunction:
+    def one(shared, lane):
+        (model, truth), target = shared
+        params = lane if atoms is None else parameters_of(model, dict(atoms))(lane)
+        found = measured(model, [loss for loss in losses if loss.kind != "function"], params, truth)
+        if target is None:
+            return found
+        distance = jnp.sqrt(jnp.sum(target.residuals(params) ** 2))
+        return {loss.name: distance if loss.kind == "function" else found[loss.name] for loss in losses}
 
     return LaneFunction(one)
+
+
+def measured(model: Model, losses: list[Loss], params: Parameters, truth: Parameters) -> dict:
+    """``{loss name: value}`` of losses between the measures of two models, raw ones of parameters as they are."""
+    found: dict[str, Any] = {}
+    for raw in (False, True):
+        some = [loss for loss in losses if loss.raw == raw]
+        if some:
+            fitted, true = (model.measure(p if raw else model.canonical(p)) for p in (params, truth))
+            found |= evaluate_all(some, fitted, true)
+    return found

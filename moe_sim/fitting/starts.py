@@ -8,7 +8,7 @@ import numpy as np
 
 from moe_sim.errors import InputError
 from moe_sim.models import base
-from moe_sim.models.base import MixtureModel, Model
+from moe_sim.models.base import Model
 
 CANDIDATES = 16  # points in the box a `data` start is chosen from
 SPREAD = {"truth": 0.01, "wide": 1.0}  # standard deviation of the noise about the truth
@@ -23,10 +23,10 @@ RULES = {
 
 def clusters(rule: str, model: Model) -> bool:
     """Whether candidates are random numbers from which ``from_data`` makes parameters."""
-    return rule == "data" and isinstance(model, MixtureModel) and model.clusters
+    return rule == "data" and model.clusters
 
 
-def from_data(model: MixtureModel, numbers, x, y, weight):
+def from_data(model: Model, numbers, x, y, weight):
     """Parameters from clusters of a chunk x (n, d), y (n, outputs), one an expert; ``numbers`` (K, 2 + d) pick rows.
 
     The first number of an expert picks a row, about which its cluster lies; distances are those of x and y in units of

@@ -15,7 +15,6 @@ responsibilities tau. Hessian: Louis (1982), J. R. Stat. Soc. B 44, 226-233. Tes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,11 +104,11 @@ def read(form: Form, c: Coefficients, x, y, weight) -> _Chunk:
     exponents = [logits[k] - 0.5 * _total([c.log_variance[k, j] + square[k][j] for j in outputs]) for k in experts]
     if form.frozen is not None:
         count, known_logits, known_outputs = form.frozen
-        variance = form.variance or 1.0  # frozen experts come with a known variance
+        variance = 1.0 if form.variance is None else form.variance  # frozen experts come with a known variance
         known = jax.vmap(known_logits, out_axes=1)(x)
         gap = y.T[None] - jax.vmap(known_outputs, out_axes=2)(x)
         logits += [known[k] for k in range(count)]
-        closeness = -0.5 * jnp.sum(gap**2, axis=1) / variance - 0.5 * form.outputs * math.log(variance)
+        closeness = -0.5 * jnp.sum(gap**2, axis=1) / variance - 0.5 * form.outputs * jnp.log(variance)
         exponents += [known[k] + closeness[k] for k in range(count)]
 
     # Largest exponents are taken out, so that nothing overflows and the ratios below stay near 1.

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from moe_sim.likelihood import gaussian_mixture
+from moe_sim.models.base import Atoms, Density, MixtureModel, Model, Regression
 from moe_sim.models.form import Form
 
 
@@ -102,6 +104,79 @@ def least_squares(mean: Callable, noise: float) -> Passes:
         return _sum_chunks(one_chunk, sample)
 
     return Passes(value, first, curvature)
+
+
+def density(model: Density, unflatten: Callable) -> Passes:
+    """Passes of minus the log-likelihood of any density, by automatic differentiation.
+
+    Scores are taken in the parameters, which costs less than in theta, and carried to theta outside the loop.
+    """
+
+    def flat(theta):
+        return ravel_pytree(unflatten(theta))
+
+    def log_densities(params, x, y):
+        return jax.vmap(model.log_density, (None, 0, 0))(params, x, y)
+
+    def value(theta, sample):
+        params = unflatten(theta)
+
+        def one_chunk(x, y, weight):
+            return weight @ log_densities(params, *_without_padding(x, y, weight))
+
+        return -_sum_chunks(one_chunk, sample)
+
+    def first(theta, sample):
+        at, back = flat(theta)
+        one = jax.value_and_grad(lambda vector, x, y: model.log_density(back(vector), x, y))
+
+        def one_chunk(x, y, weight):
+            logs, score = jax.vmap(one, (None, 0, 0))(at, *_without_padding(x, y, weight))
+            return weight @ logs, weight @ score, score.T @ (weight[:, None] * score)
+
+        loglik, score, gram = _sum_chunks(one_chunk, sample)
+        jacobian = jax.jacfwd(lambda t: flat(t)[0])(theta)
+        return -loglik, -(score @ jacobian), jacobian.T @ gram @ jacobian
+
+    def curvature(theta, sample):
+        def one_chunk(x, y, weight):
+            x, y = _without_padding(x, y, weight)
+            return jax.hessian(lambda t: weight @ log_densities(unflatten(t), x, y))(theta)
+
+        return -_sum_chunks(one_chunk, sample) - first(theta, sample)[2]
+
+    def complete(theta, sample):
+        """Q is the expected log-likelihood of (y, expert), its gradient at theta the score (Fisher's identity)."""
+
+        def one_chunk(x, y, weight):
+            x, y = _without_padding(x, y, weight)
+            parts = lambda t: jax.vmap(model.log_components, (None, 0, 0))(unflatten(t), x, y)  # noqa: E731
+            share = weight[:, None] * jax.nn.softmax(parts(theta), axis=1)
+            # A closed gate has share 0 and a logarithm that is not finite.
+            expected = lambda t: jnp.sum(jnp.where(share > 0, share * parts(t), 0.0))  # noqa: E731
+            loglik = weight @ jax.nn.logsumexp(parts(theta), axis=1)
+            return loglik, jax.grad(expected)(theta), jax.hessian(expected)(theta)
+
+        loglik, score, hessian = _sum_chunks(one_chunk, sample)
+        return -loglik, -score, -hessian
+
+    return Passes(value, first, curvature, complete if model.has_components else None)
+
+
+def passes_of(model: Model, unflatten: Callable, atoms: Atoms) -> Passes:
+    """The passes of a model with ``atoms`` atoms; ``unflatten(theta)`` gives its parameters."""
+    if isinstance(model, MixtureModel):
+        return likelihood(model.form(model.sizes(atoms)[model.groups[0]]), lambda t: model.coefficients(unflatten(t)))
+    if isinstance(model, Density):
+        return density(model, unflatten)
+    assert isinstance(model, Regression)
+    return least_squares(lambda theta, x: model.mean(unflatten(theta), x), model.noise)
+
+
+def _without_padding(x, y, weight):
+    """Rows of weight 0 replaced by the first one: a density need not be finite at the zeros of padding."""
+    counts = (weight > 0)[:, None]
+    return jnp.where(counts, x, x[0]), jnp.where(counts, y, y[0])
 
 
 def _sum_chunks(one_chunk: Callable, sample):

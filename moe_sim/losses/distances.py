@@ -3,107 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from moe_sim.data.covariates import Law
-from moe_sim.models.base import MixtureModel, Model, Parameters, RegressionModel
+from moe_sim.data.draw import means
+from moe_sim.data.quadrature import NODES, log_densities, mixture_nodes, nodes_of, points_of
+from moe_sim.models import pytrees as pytrees  # targets are arguments of jitted functions
+from moe_sim.models.base import Density, MixtureModel, Model, Parameters, Regression
+from moe_sim.models.part import Part
 
-_NODES = {1: 24, 2: 10, 3: 6}  # Gauss-Hermite nodes an axis by dimension; beyond that quasi-random points
+NEAR_NODES = {1: 12, 2: 6}  # Gauss-Hermite nodes an axis by outputs: near the truth residuals are nearly polynomials
+
+
+class Target(Part):
+    """The true function or density, and where others are compared with it.
+
+    Regression: f* at the nodes of the law. Densities: log p* at points (x, y) with weights that integrate against p*;
+    of these all others are integrated near the truth. A Gaussian mixture elsewhere has nodes of its own: ``points``.
+    """
+
+    def __init__(self, model: Model, truth: Parameters, law: Law | None, most: int = NODES[1]):
+        """most: nodes an axis of a Gaussian mixture."""
+        self.model, self.truth = model, truth
+        self.points, self.weights = points_of(law)
+        if isinstance(model, Regression):
+            self.x, self.y, self.root, self.known = (
+                self.points,
+                None,
+                jnp.sqrt(self.weights),
+                means(model, truth, self.points),
+            )
+            return
+        assert isinstance(model, Density)
+        self.x, self.y, log_weight = nodes_of(model, truth, self.points, self.weights, most)
+        self.root = jnp.exp(0.5 * log_weight)
+        self.known = log_densities(model, truth, self.x, self.y)
+
+    def residuals(self, params: Parameters):
+        """A vector that is smooth in the parameters; its norm is the distance from the truth (``function_distance``).
+
+        Regression: sqrt(weight) (f - f*) at the nodes of the law. Gaussian mixtures: h^2 = (E_p g^2 + E_p* g^2) / 2,
+        g = (sqrt p - sqrt p*) / sqrt(p + p*), between -1 and 1; each expectation is a sum over components of normal
+        integrals. With r = log p - log p* it is g = sqrt 2 sinh(r / 4) / sqrt cosh(r / 2), which keeps its relative
+        accuracy when p is close to p*. That of h is about 1e-3 for one output: r is far from a polynomial where experts
+        part. Other densities: those ``near``, and the root of half the mass that p has where p* has none. At the truth
+        the Jacobian J of the residuals holds the information of one observation: it is J'J / noise^2 for a regression
+        and 8 J'J for a density.
+        """
+        model, truth = self.model, self.truth
+        if isinstance(model, Regression):
+            return (self.root[:, None] * (means(model, params, self.points) - self.known)).ravel()
+        if not isinstance(model, MixtureModel):
+            ratio = 2 * self.half_log_ratio(params)
+            missed = jnp.maximum(1.0 - jnp.sum(self.root**2 * jnp.exp(ratio)), 0.0)
+            # Its own rounding, about 1e-16, would be the distance of near functions.
+            missed = jnp.where(missed > 1e-9, missed, 0.0)
+            safe = jnp.where(missed > 0, missed, 1.0)
+            return jnp.append(self.near(params), jnp.where(missed > 0, jnp.sqrt(safe / 2), 0.0))
+        rule = partial(mixture_nodes, model, self.points, self.weights)
+
+        def unlike(x, y):
+            r = jnp.clip(model.log_density(params, x, y) - model.log_density(truth, x, y), -200.0, 200.0)
+            return jnp.sinh(r / 4) / jnp.sqrt(jnp.cosh(r / 2))
+
+        def half(of):
+            x, y, log_weight = rule(of)
+            return jnp.exp(0.5 * log_weight) * jax.vmap(unlike)(x, y)
+
+        return jnp.concatenate([half(params), half(truth)])
+
+    def half_log_ratio(self, params: Parameters):
+        """log of p / p* halved, at the points of the truth: (A,). Densities only."""
+        return 0.5 * (log_densities(self.model, params, self.x, self.y) - self.known)
+
+    def near(self, params: Parameters):
+        """Residuals of a measure near the truth, (A,), accurate to rounding where they are tiny.
+
+        Densities: h^2 = 1/2 E_p* (sqrt(p / p*) - 1)^2 on the points of the truth, by expm1 of half the log ratio. It
+        misses what p puts where p* is not, which the neighbourhood of the truth rules out.
+        """
+        if not isinstance(self.model, Density):
+            return self.residuals(params)
+        return self.root / jnp.sqrt(2.0) * jnp.expm1(self.half_log_ratio(params))
+
+    def rows(self, params: Parameters):
+        """(N,): the Jacobian J at the truth has J'J = the information of one observation.
+
+        Regression: sqrt(weight) f / noise on the nodes of the law. Densities: sqrt(weight) log p on points that
+        integrate against the true density.
+        """
+        if isinstance(self.model, Regression):
+            root = jnp.repeat(self.root, self.model.outputs)
+            return root / self.model.noise * means(self.model, params, self.points).ravel()
+        return self.root * log_densities(self.model, params, self.x, self.y)
+
+    @property
+    def unit(self):
+        """The distance of a gap of length 1 in ``rows``, noise standard normal: the noise, or 8^-1/2 for a Hellinger
+        distance, since h^2 = E[score^2] / 8."""
+        return self.model.noise if isinstance(self.model, Regression) else 8**-0.5
 
 
 def function_distance(model: Model, truth: Parameters, law: Law | None) -> Callable:
-    """``distance(params)``, a scalar, in JAX: the norm of ``function_residuals``.
+    """``distance(params)``, a scalar, in JAX: the norm of ``Target.residuals``.
 
-    Regression: ||f - f*|| in L2 of the law. Mixtures: the Hellinger distance of the joint laws of (X, Y),
+    Regression: ||f - f*|| in L2 of the law. Densities: the Hellinger distance of the joint laws of (X, Y),
     h^2 = 1/2 int (sqrt p - sqrt p*)^2, which is the mean over the law of X of the conditional ones.
     """
-    residuals = function_residuals(model, truth, law)
+    residuals = Target(model, truth, law).residuals
     return lambda params: jnp.sqrt(jnp.sum(residuals(params) ** 2))
-
-
-def function_residuals(model: Model, truth: Parameters, law: Law | None) -> Callable:
-    """``residuals(params)``, a vector that is smooth in the parameters and whose norm is the distance.
-
-    Regression: sqrt(weight) (f - f*) at the nodes of the law. Mixtures: h^2 = (E_p g^2 + E_p* g^2) / 2 with
-    g = (sqrt p - sqrt p*) / sqrt(p + p*), between -1 and 1; each expectation is a sum over components of normal
-    integrals. With r = log p - log p* it is g = sqrt 2 sinh(r / 4) / sqrt cosh(r / 2), which keeps its relative
-    accuracy when p is close to p*. That of h is about 1e-3 for one output: r is far from a polynomial where experts
-    part. At the truth the Jacobian J of the residuals holds the information of one observation: it is J'J / noise^2
-    for a regression and 8 J'J for a mixture.
-    """
-    if isinstance(model, MixtureModel):
-        return _hellinger(model, truth, law)
-    assert isinstance(model, RegressionModel) and law is not None
-    points, weights = (jnp.asarray(v) for v in law.nodes())
-    target = jax.vmap(lambda x: model.mean(truth, x))(points)
-
-    def residuals(params):
-        gap = jax.vmap(lambda x: model.mean(params, x))(points) - target
-        return (jnp.sqrt(weights)[:, None] * gap).ravel()
-
-    return residuals
-
-
-def _hellinger(model: MixtureModel, truth: Parameters, law: Law | None) -> Callable:
-    rule = density_nodes(model, law)
-
-    def unlike(params, x, y):
-        r = jnp.clip(model.log_density(params, x, y) - model.log_density(truth, x, y), -200.0, 200.0)
-        return jnp.sinh(r / 4) / jnp.sqrt(jnp.cosh(r / 2))
-
-    def half(params, of):
-        x, y, log_weight = rule(of)
-        return jnp.exp(0.5 * log_weight) * jax.vmap(lambda a, b: unlike(params, a, b))(x, y)
-
-    return lambda params: jnp.concatenate([half(params, params), half(params, truth)])
-
-
-def density_nodes(model: MixtureModel, law: Law | None, most: int = 24) -> Callable:
-    """``rule(params)``: x (A, d), y (A, outputs), log-weights (A,) that integrate against the density of ``params``.
-
-    The nodes are those of its components, so they move with the parameters. Logarithms, since a gate may be closed.
-    most: nodes an axis.
-    """
-    node_y, weight_y = _normal_rule(model.outputs, most)
-
-    def conditional(params):
-        assert law is not None
-        x, weight_x = (jnp.asarray(v) for v in law.nodes())
-        mean, variance = jax.vmap(lambda one: model.experts(params, one))(x)  # (n, K, o)
-        log_gate = jax.vmap(lambda one: model.log_gates(params, one))(x)  # (n, K)
-        return x[:, None], mean, variance, log_gate + jnp.log(weight_x)[:, None]
-
-    def joint(params):
-        node_x, weight_x = _normal_rule(model.dimension, most)
-        factor = jnp.linalg.cholesky(jnp.asarray(params["covariance"]))
-        x = jnp.asarray(params["center"])[:, None] + jnp.einsum("kij,nj->kni", factor, node_x)
-        expert = lambda one, k: tuple(part[k] for part in model.experts(params, one))  # noqa: E731
-        mean, variance = jax.vmap(jax.vmap(expert, (0, None)))(x, jnp.arange(len(x)))
-        return x, mean, variance, jnp.log(jnp.asarray(params["weight"]))[:, None] + jnp.log(weight_x)
-
-    def rule(params):
-        is_joint = model.form(len(params[model.mass])).joint
-        x, mean, variance, log_weight = (joint if is_joint else conditional)(params)
-        y = mean[:, :, None] + jnp.sqrt(variance)[:, :, None] * node_y  # (., ., m, o)
-        x = jnp.broadcast_to(x[:, :, None], (*y.shape[:3], model.dimension))
-        log_weight = log_weight[:, :, None] + jnp.log(weight_y)
-        return x.reshape(-1, model.dimension), y.reshape(-1, model.outputs), log_weight.ravel()
-
-    return rule
-
-
-def _normal_rule(dimension: int, most: int):
-    """Points (n, dimension) and weights (n,) that integrate against the standard normal law."""
-    if dimension in _NODES:
-        node, weight = np.polynomial.hermite_e.hermegauss(min(_NODES[dimension], most))
-        grid = np.stack(np.meshgrid(*[node] * dimension, indexing="ij"), -1).reshape(-1, dimension)
-        mass = np.prod(np.stack(np.meshgrid(*[weight] * dimension, indexing="ij"), -1).reshape(-1, dimension), axis=1)
-        return jnp.asarray(grid), jnp.asarray(mass / mass.sum())
-    from scipy.special import ndtri
-    from scipy.stats import qmc
-
-    points = qmc.Sobol(dimension, scramble=True, rng=np.random.default_rng(0)).random_base2(10)
-    return jnp.asarray(ndtri(points)), jnp.full(len(points), 1.0 / len(points))

@@ -10,18 +10,22 @@ the cell, and what it is invariant to. The names are those of a study's claims:
     atoms:single   root mean square distance of the atoms alone in their cell to the true atom
     atoms:multi    the same over atoms that share a cell;  atoms:multi:key  in one block only
     atoms:weighted the same, each atom counted with its mass;  atoms:weighted:key  in one block only
+    shared         distance of the parameters that all atoms share (a temperature);  shared:temperature  of one of them
+    voronoi:raw    any of these, of the parameters as they are, where a scale gauge has a canonical representative
     function       ||f_G - f_G*|| in L2 of the law (computed where the law is known: ``multistart``)
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
 
 from moe_sim.errors import InputError
+from moe_sim.models.base import Model
 from moe_sim.models.measure import MixingMeasure
 
 Exponents = tuple[tuple[str, tuple[float, ...]], ...]
@@ -37,6 +41,7 @@ class Loss:
         block of exponent r: sum w |gap|^r <= D in a cell of mass w, so (sum w |gap|^2 / w)^(1/2) <= (D / w)^(1/r) by
         Jensen. It does not bound ``multi``: the mass of a spare atom may vanish, and with it all that is known of it.
     gauge: see ``Model.gauge``; the loss is the infimum over those translations.
+    shared: exponents of parameters that all atoms share. raw: of parameters as they are, not of their canonical ones.
     """
 
     name: str
@@ -45,6 +50,8 @@ class Loss:
     whole: Exponents = ()
     cells: str = ""
     gauge: str | None = None
+    shared: Exponents = ()
+    raw: bool = False
 
     @property
     def aggregate(self) -> str:
@@ -53,57 +60,80 @@ class Loss:
         return "rms" if self.kind == "atoms" else "mean"
 
 
+def loss_of(model: Model, name: str, field: str = "claim.loss") -> Loss:
+    """The loss called ``name`` of a model. Raises ``InputError``, which calls what holds the name ``field``."""
+    bare, raw = str(name).removesuffix(":raw"), str(name).endswith(":raw")
+    if raw and not model.has_canonical:
+        raise InputError(f"{field} = {name!r}: this model has no gauge of scale, pass {bare}")
+    found = parse_loss(bare, model.exponents, model.gauge, field, model.shared_exponents)
+    return replace(found, name=str(name), raw=raw)
+
+
 def parse_loss(
-    name: str, exponents: dict[str, tuple[float, ...]], gauge: str | None, field: str = "claim.loss"
-) -> Loss:
-    """The loss called ``name`` for a model with these block exponents and gauge.
+    name: str, exponents: dict[str, tuple[float, ...]], gauge: str | None, field: str = "claim.loss",
+    shared: dict[str, tuple[float, ...]] | None = None,
+) -> Loss:  # fmt: skip
+    """The loss called ``name`` for a model with these block exponents, gauge and exponents of shared parameters.
 
     Raises ``InputError``, which calls what holds the name ``field``.
     """
-    table = tuple(exponents.items())
-    if name == "voronoi:untranslated":
-        if gauge is None:
-            raise InputError(f"{field} = {name!r}: this model has no translation to leave out, pass voronoi")
-        return Loss(name, "voronoi", table, table)
-    power = re.fullmatch(r"voronoi:r=([0-9.]+)", str(name))
-    if name == "voronoi":
-        return Loss(name, "voronoi", table, table, gauge=gauge)
-    if power:
-        try:
-            r = float(power[1])
-        except ValueError:
-            raise InputError(
-                f"{field} = {name!r}: r = {power[1]!r} is no number, pass for example voronoi:r=2"
-            ) from None
-        if r < 1:
-            raise InputError(f"{field} = {name!r}: the exponent r must be at least 1")
-        table = tuple((block, (r,)) for block in exponents)
-        return Loss(name, "voronoi", table, table, gauge=gauge)
+    table, together = tuple(exponents.items()), tuple((shared or {}).items())
+    kind, *rest = str(name).split(":")
+    if kind == "voronoi" and len(rest) <= 1:
+        if not rest:
+            return Loss(name, "voronoi", table, table, gauge=gauge, shared=together)
+        if rest[0] == "untranslated":
+            if gauge is None:
+                raise InputError(f"{field} = {name!r}: this model has no translation to leave out, pass voronoi")
+            return Loss(name, "voronoi", table, table, shared=together)
+        power = re.fullmatch(r"r=([0-9.]+)", rest[0])
+        if power:
+            r = _power(field, name, power[1])
+            alike = [tuple((block, (r,)) for block, _ in of) for of in (table, together)]
+            return Loss(name, "voronoi", alike[0], alike[0], gauge=gauge, shared=alike[1])
     if name in ("mass", "function"):
         return Loss(name, name, table, table, gauge=gauge)
-    kind, *rest = str(name).split(":")
+    if kind == "shared" and shared and set(rest) <= set(shared) and len(rest) <= 1:
+        return Loss(name, "shared", table, table, gauge=gauge, shared=tuple((k, shared[k]) for k in rest or shared))
     chosen = rest[1].split("+") if len(rest) == 2 else list(exponents)
     known = rest[:1] in (["single"], ["multi"], ["weighted"]) and len(rest) <= 2 and set(chosen) <= set(exponents)
     if kind == "atoms" and known:
         blocks = tuple((b, exponents[b]) for b in chosen)
         return Loss(name, "atoms", blocks, table, rest[0], gauge)
+    also = f"shared, shared:{next(iter(shared))}, " if shared else ""
     raise InputError(
-        f"{field} = {name!r} is not known: pass voronoi, voronoi:r=2, voronoi:untranslated, function, mass, "
+        f"{field} = {name!r} is not known: pass voronoi, voronoi:r=2, voronoi:untranslated, function, mass, {also}"
         f"atoms:single, atoms:multi, atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}, "
         "or several joined by +"
     )
 
 
-def standard_losses(exponents: dict[str, tuple[float, ...]]) -> list[str]:
-    """Names of the losses that every study records."""
+def _power(field: str, name: str, text: str) -> float:
+    """The exponent r of ``voronoi:r=...``."""
+    try:
+        r = float(text)
+    except ValueError:
+        raise InputError(f"{field} = {name!r}: r = {text!r} is no number, pass for example voronoi:r=2") from None
+    if r < 1:
+        raise InputError(f"{field} = {name!r}: the exponent r must be at least 1")
+    return r
+
+
+def standard_losses(model: Model) -> list[str]:
+    """Names of the losses that every study of a model records."""
+    exponents = model.exponents
     blocks = [f"atoms:{cells}:{block}" for cells in ("single", "multi") for block in exponents]
-    names = ["voronoi", "function", "mass", "atoms:single", "atoms:multi"]
-    return names + (blocks if len(exponents) > 1 else [])
+    names = ["voronoi", "function", "mass", "atoms:single", "atoms:multi"] + (blocks if len(exponents) > 1 else [])
+    if model.has_canonical:
+        return [*names, "voronoi:raw"]
+    return names + (["shared"] if model.shared_exponents else [])
 
 
 def cells(fitted: MixingMeasure, truth: MixingMeasure):
     """Voronoi cells as a matrix (L, L*) of booleans: fitted atom i is nearest to true atom j (Euclidean)."""
     distance = jnp.sum((fitted.location[:, None] - truth.location[None]) ** 2, axis=-1)
+    if fitted.group is not None and truth.group is not None:  # an atom is never in a cell of another kind
+        distance = jnp.where(fitted.group[:, None] == truth.group[None], distance, jnp.inf)
     return jax.nn.one_hot(jnp.argmin(distance, axis=1), distance.shape[1], dtype=bool)
 
 
@@ -131,46 +161,53 @@ def evaluate_all(losses: list[Loss], fitted: MixingMeasure, truth: MixingMeasure
             asked = (loss.whole, loss.gauge, loss.kind == "voronoi")
             if asked not in shifts:
                 shifts[asked] = _best_shift(Loss("voronoi", "voronoi", loss.whole), loss.gauge, fitted, truth, asked[2])
-            moved = fitted.translate(0.0, loss.gauge, shifts[asked])
+            moved = fitted.translate(0.0, shifts[asked])
             found[loss.name] = _evaluate(loss, moved, truth, None)
     return found
 
 
-def _best_shift(whole: Loss, block: str, fitted: MixingMeasure, truth: MixingMeasure, open_end: bool):
-    """The translation of ``block`` at which the whole loss is least.
+def _best_shift(whole: Loss, gauge: str, fitted: MixingMeasure, truth: MixingMeasure, open_end: bool) -> dict:
+    """The translations of the blocks of ``gauge``, by name, at which the whole loss is least.
 
-    It has no closed form once cells move with it: every anchor of one fitted atom on one true atom is a
+    They have no closed form once cells move with them: every anchor of one fitted atom on one true atom is a
     candidate, refined by reweighted means within the cells (Weiszfeld's iteration for exponent r: weights
     |gap|^(r-2), damped above 2); cells are cut afresh each time and the least value met is kept.
     ``open_end``: whether the limit of vanishing mass counts, where all translations tie.
     """
-    anchors = (truth.blocks[block][None] - fitted.blocks[block][:, None]).reshape(-1, truth.blocks[block].shape[1])
-    powers = dict(whole.exponents)[block]
+    blocks = gauge.split("+")
+    powers = dict(whole.exponents)
+    weight = fitted.weight if fitted.movable is None else fitted.weight * fitted.movable
 
     def value(shift):
-        return _evaluate(whole, fitted.translate(0.0, block, shift), truth, None, open_end)
+        return _evaluate(whole, fitted.translate(0.0, shift), truth, None, open_end)
 
     def refine(k, carry):
         shift, best, at = carry
-        found = fitted.translate(0.0, block, shift)
+        found = fitted.translate(0.0, shift)
         cell = cells(found, truth)
         nearest = jnp.argmax(cell, axis=1)
-        power = _exponent(powers, jnp.sum(cell, axis=0)[nearest])
-        gap = truth.blocks[block][nearest] - found.blocks[block]
+        size = jnp.sum(cell, axis=0)[nearest]
+        shift = {b: shift[b] + step(k, b, found.blocks[b], truth.blocks[b][nearest], size) for b in blocks}
+        now = value(shift)
+        return shift, jnp.minimum(best, now), jax.tree.map(lambda new, old: jnp.where(now < best, new, old), shift, at)
+
+    def step(k, block, here, there, size):
+        power = _exponent(powers[block], size)
+        gap = there - here
         # A gap of 0 would hold the iteration on its anchor, so gaps are smoothed, less and less.
         square = jnp.sum(gap**2, axis=1)
         length = jnp.sqrt(square + 0.72**k * jnp.mean(square) + 1e-24)
-        weight = fitted.weight * power * length ** (power - 2.0)
-        damping = jnp.maximum(1.0, jnp.max(power) - 1.0)
-        shift = shift + weight @ gap / jnp.sum(weight) / damping
-        now = value(shift)
-        return shift, jnp.minimum(best, now), jnp.where(now < best, shift, at)
+        pull = weight * power * length ** (power - 2.0)
+        return pull @ gap / jnp.sum(pull) / jnp.maximum(1.0, jnp.max(power) - 1.0)
 
     def best_from(anchor):
         return jax.lax.fori_loop(0, 75, refine, (anchor, value(anchor), anchor))[1:]
 
+    anchors = {
+        b: (truth.blocks[b][None] - fitted.blocks[b][:, None]).reshape(-1, truth.blocks[b].shape[1]) for b in blocks
+    }
     found, at = jax.vmap(best_from)(anchors)
-    return at[jnp.argmin(found)]
+    return jax.tree.map(lambda shift: shift[jnp.argmin(found)], at)
 
 
 def _exponent(powers: tuple[float, ...], size):
@@ -191,23 +228,39 @@ def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias, ope
     size = jnp.sum(cell, axis=0)[nearest]  # atoms in each atom's cell
     mass = fitted.weight @ cell
     distance = {b: _length(fitted.blocks[b] - truth.blocks[b][nearest]) for b, _ in loss.exponents}
+    if loss.kind == "shared":
+        return _shared(loss, fitted, truth)
     if loss.kind == "atoms":
         chosen = (size == 1) if loss.cells == "single" else (size > 1)
+        if fitted.members:
+            chosen = chosen & reduce(jnp.logical_or, (fitted.members[block] for block, _ in loss.exponents))
         square = sum(d**2 for d in distance.values())
         share = chosen * fitted.weight if loss.cells == "weighted" else chosen.astype(float)
         total = jnp.sum(share)
         return jnp.where(total > 0, jnp.sqrt(jnp.sum(share * square) / jnp.where(total > 0, total, 1.0)), jnp.nan)
-    spread = jnp.zeros(())
+    spread, rest = jnp.zeros(len(nearest)), jnp.zeros(())
     if loss.kind == "voronoi":
         for block, powers in loss.exponents:
-            spread = spread + fitted.weight @ distance[block] ** _exponent(powers, size)
+            spread = spread + fitted.weight * distance[block] ** _exponent(powers, size)
+        rest = _shared(loss, fitted, truth)
+    moves = jnp.ones(len(mass), bool) if truth.movable is None else jnp.asarray(truth.movable)
+    still = jnp.zeros(()) if fitted.movable is None else jnp.sum(jnp.where(fitted.movable, 0.0, spread))
+    moving = jnp.sum(spread) - still
 
     def at(scale):
-        return jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread
+        here = jnp.where(moves, scale * mass, mass)
+        return jnp.sum(jnp.abs(here - truth.weight)) + scale * moving + still + rest
 
     if bias is not None:
         return at(jnp.exp(bias))
     # In s = e^bias the loss is convex and piecewise linear: its least value is at a kink, or at s -> 0.
-    kinks = jnp.where(mass > 0, truth.weight / jnp.where(mass > 0, mass, 1.0), 0.0)
-    least = jnp.min(jnp.where(mass > 0, jax.vmap(at)(kinks), jnp.inf))
+    has = (mass > 0) & moves
+    kinks = jnp.where(has, truth.weight / jnp.where(has, mass, 1.0), 0.0)
+    least = jnp.min(jnp.where(has, jax.vmap(at)(kinks), jnp.inf))
     return jnp.minimum(least, at(0.0)) if open_end else least
+
+
+def _shared(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure):
+    """The sum over shared parameters of their distances, each to its exponent."""
+    gaps = ((fitted.shared[name] - truth.shared[name], powers[0]) for name, powers in loss.shared)
+    return sum((_length(gap[None])[0] ** power for gap, power in gaps), jnp.zeros(()))

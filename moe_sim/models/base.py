@@ -1,81 +1,236 @@
-"""What a model must say about itself. It is written for ONE sample; passes do the batching."""
+"""What a model says of itself. It is written for ONE sample and declares its parameters; all else is inherited.
+
+``Regression`` says the mean of y given x, ``Density`` the density of y given x (or of both), ``MixtureModel`` is a
+density with the written-out passes of Gaussian mixtures. ``testing.check_model`` holds a model to what is said here.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe_sim.errors import InputError
+from moe_sim.models import coordinates
+from moe_sim.models.domains import GATE, SIMPLEX, SPD, Shape
 from moe_sim.models.form import LOG_2PI, Coefficients, Form
 from moe_sim.models.measure import MixingMeasure
+from moe_sim.models.parameter import Parameter
+from moe_sim.models.part import Part
+from moe_sim.models.support import Support
 
-Parameters = dict[str, np.ndarray]
+Parameters = dict[str, Any]  # named arrays, as in a study's [truth]
+Atoms = int | Mapping[str, int]  # of a model with one kind of atoms, or by group
+ATOMS = "atoms"  # the group of a model that has only one
 
 
-class Model(ABC):
+class ModelError(InputError):
+    """A model that does not keep what ``Model`` promises. Its text names the parameter and the property."""
+
+
+class Model(Part):
     """Parameters are a dict of named float arrays; the names are those of a study's ``[truth]`` table.
 
-    Instances are compared by identity, since jitted code closes over them.
+    A subclass sets ``dimension`` and ``outputs`` of x and y, and writes ``parameters`` and what its kind asks for.
 
-    dimension, outputs: the dimensions of x and of y.
-    exponents: per block of the measure, the exponents of the Voronoi loss in cells of 1, 2, ... atoms
-        (the last one serves all larger cells).
-    gauge: what leaves the function as it is: None, or the name of the block that may be translated along
-        with the log-weights (``""``: the log-weights alone).
-    mass: the name of the parameter that holds the masses of the atoms, one a row.
-    symmetric: names of parameters that are symmetric matrices.
-    bounds: the default bounds of a study, of parameters and of log-weights.
+    mass: the name of the parameter that holds the masses of the atoms, one a row, or one a group. Found where it is not
+        given: the one on the simplex, or the one within ``bias_bound``.
+    gauge: what leaves the function as it is: None, or the names, joined by +, of blocks that may be translated along
+        with the log-weights (``""``: the log-weights alone). Found where it is not given: what ``GATE`` pins.
+    default_bounds: of parameters and of log-weights, where a study gives none.
     """
 
     dimension: int
-    outputs: int
-    exponents: dict[str, tuple[float, ...]]
-    gauge: str | None = None
-    mass: str = "bias"
-    symmetric: tuple[str, ...] = ()
-    bounds: tuple[float, float] = (6.0, 3.0)
+    outputs: int = 1
+    mass: str | dict[str, str] | None = None
+    default_bounds: tuple[float, float] = (6.0, 3.0)
+    joint = False  # whether it is a density of x and y, and so draws its own x
+    estimators: tuple[str, ...] = ()  # that fit it, the usual one first
+    clusters = False  # whether ``from_clusters`` makes starts from the data
 
     @abstractmethod
-    def shapes(self, atoms: int) -> dict[str, tuple[int, ...]]:
+    def parameters(self) -> dict[str, Parameter]:
+        """The declaration of every parameter, by name."""
+
+    # What follows from the declaration; a model may know better.
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The kinds of atoms; ``("atoms",)`` where there is only one."""
+        named = [p.group for p in self.parameters().values() if p.group is not None]
+        return tuple(dict.fromkeys(named)) or (ATOMS,)
+
+    @property
+    def masses(self) -> dict[str, str]:
+        """The name of the parameter that holds the masses, by group."""
+        if isinstance(self.mass, str):
+            return dict.fromkeys(self.groups, self.mass)
+        return {group: (self.mass or {}).get(group) or self._mass_of(group) for group in self.groups}
+
+    def _mass_of(self, group: str) -> str:
+        rows = {k: p for k, p in self.parameters().items() if not p.shared and (p.group or ATOMS) == group}
+        for fits in (lambda p: p.domain is SIMPLEX, lambda p: p.bound == "bias_bound"):
+            names = [name for name, p in rows.items() if fits(p) and p.shape == ()]
+            if len(names) == 1:
+                return names[0]
+        raise ModelError(
+            f"{type(self).__name__}: which of {', '.join(rows)} holds the masses of its atoms is not clear: set "
+            "mass = its name in the class"
+        )
+
+    @property
+    def gauge(self) -> str | None:
+        """Blocks that may be translated along with the log-weights (see the class)."""
+        pinned = [name for name, p in self.parameters().items() if p.domain is GATE]
+        if not set(pinned) & set(self.masses.values()):
+            return None
+        return "+".join(name for name in pinned if name not in self.masses.values())
+
+    @property
+    def exponents(self) -> dict[str, tuple[float, ...]]:
+        """Per block of the measure, the exponents of the Voronoi loss in cells of 1, 2, ... atoms."""
+        return {k: p.exponents for k, p in self.parameters().items() if p.exponents is not None and not p.shared
+                and k not in self.masses.values()}  # fmt: skip
+
+    @property
+    def shared_exponents(self) -> dict[str, tuple[float, ...]]:
+        """Per parameter that all atoms share, the exponent of its term in the Voronoi loss."""
+        return {k: p.exponents for k, p in self.parameters().items() if p.exponents is not None and p.shared}
+
+    @property
+    def symmetric(self) -> tuple[str, ...]:
+        """Names of parameters that are symmetric matrices."""
+        return tuple(name for name, p in self.parameters().items() if p.domain is SPD)
+
+    @property
+    def variances(self) -> tuple[str, ...]:
+        """Names of the free coordinates that are logarithms of a scale: where one of them lies on its lower bound the
+        likelihood is degenerate, and the fit is flagged."""
+        return ()
+
+    def sizes(self, atoms: Atoms) -> dict[str, int]:
+        """How many atoms each group has."""
+        if isinstance(atoms, Mapping):
+            return {group: int(atoms[group]) for group in self.groups}
+        if len(self.groups) > 1:
+            raise ModelError(f"{type(self).__name__} has atoms of {' and '.join(self.groups)}: say how many of each")
+        return {self.groups[0]: atoms}
+
+    def total(self, atoms: Atoms) -> int:
+        """How many atoms that is, of all groups together."""
+        return sum(self.sizes(atoms).values())
+
+    def sizes_of(self, params: Parameters) -> dict[str, int]:
+        """How many atoms of each group these parameters have."""
+        return {group: len(params[name]) for group, name in self.masses.items()}
+
+    def count(self, params: Parameters) -> int:
+        """How many atoms these parameters have, of all groups together."""
+        return sum(self.sizes_of(params).values())
+
+    def shapes(self, atoms: Atoms) -> dict[str, Shape]:
         """Name and shape of every parameter array of a model with ``atoms`` learned experts."""
+        sizes = self.sizes(atoms)
+        return {
+            name: p.shape if p.shared else (sizes[p.group or self.groups[0]], *p.shape)
+            for name, p in self.parameters().items()
+        }
 
-    @abstractmethod
-    def box(self, atoms: int, bound: float, bias_bound: float) -> tuple[Parameters, Parameters]:
+    def free_shapes(self, atoms: Atoms) -> dict[str, Shape]:
+        """Name and shape of every array of free coordinates."""
+        return coordinates.free_shapes(self.parameters(), self.shapes(atoms))
+
+    def bounds(self, atoms: Atoms, bound: float, bias_bound: float) -> tuple[Parameters, Parameters]:
         """Lower and upper bound of every free coordinate: the compact set that the theory asks for."""
+        return coordinates.bounds(self.parameters(), self.shapes(atoms), {"bound": bound, "bias_bound": bias_bound})
 
-    @abstractmethod
-    def measure(self, params) -> MixingMeasure:
-        """The mixing measure of the parameters."""
+    def unconstrain(self, params: Parameters) -> Parameters:
+        """The free coordinates of parameters, as named arrays: what solvers move."""
+        return coordinates.unconstrain(self.parameters(), params)
 
-    def free(self, params):
-        """The coordinates that solvers move, as named arrays; the parameters themselves unless overridden."""
+    def constrain(self, free: Parameters) -> Parameters:
+        """The parameters of free coordinates, the inverse of ``unconstrain``."""
+        return coordinates.constrain(self.parameters(), free)
+
+    def log_weight(self, params: Parameters):
+        """Logarithms of the masses of the atoms (L,), group after group."""
+        parts = []
+        for name in self.masses.values():
+            value = jnp.asarray(params[name])
+            parts.append(jnp.log(value) if self.parameters()[name].domain is SIMPLEX else value)
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+
+    def measure(self, params: Parameters) -> MixingMeasure:
+        """The mixing measure of the parameters, the atoms of all groups one after another."""
+        sizes, declared = self.sizes_of(params), self.parameters()
+        first = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
+        blocks = {}
+        for name in self.exponents:
+            group = declared[name].group or self.groups[0]
+            rows = jnp.asarray(params[name]).reshape(sizes[group], -1)
+            after = sum(sizes.values()) - first[group] - sizes[group]
+            blocks[name] = jnp.pad(rows, ((first[group], after), (0, 0))) if len(sizes) > 1 else rows
+        shared = {k: jnp.ravel(params[k]) for k, p in declared.items() if p.shared and p.exponents is not None}
+        if len(sizes) == 1:
+            return MixingMeasure(self.log_weight(params), blocks, shared=shared)
+        kind = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+        pinned = [declared[name].domain is GATE for name in self.masses.values()]
+        members: dict[str, Any] = {
+            name: kind == self.groups.index(declared[name].group or self.groups[0]) for name in blocks
+        }
+        movable = np.asarray(pinned)[kind]
+        return MixingMeasure(self.log_weight(params), blocks, shared, jnp.asarray(kind), members, jnp.asarray(movable))
+
+    def canonical(self, params: Parameters) -> Parameters:
+        """The representative of parameters that give the same function under a gauge of scale; losses are of it."""
         return params
 
-    def restore(self, free):
-        """The parameters of free coordinates, the inverse of ``free``."""
-        return free
+    @property
+    def has_canonical(self) -> bool:
+        return type(self).canonical is not Model.canonical
 
-    def known(self) -> Parameters:
-        """True values of parameters that a study need not give because the model knows them."""
-        return {}
+    def overfit(self, params: Parameters, atoms: np.ndarray) -> Parameters:
+        """Parameters whose atom i sits on atom ``atoms[i]`` of ``params``, masses shared: the same function.
 
-    def cover(self, params: Parameters, atoms: np.ndarray) -> Parameters:
-        """Parameters whose atom i sits on atom ``atoms[i]`` of ``params``, masses shared: the same function."""
-        shared = {name for name, shape in self.shapes(1).items() if shape == self.shapes(2)[name]}
-        found = {k: np.array(v) if k in shared else np.asarray(v)[atoms] for k, v in params.items()}
-        found[self.mass] = self.share(found[self.mass], np.bincount(atoms)[atoms])
+        atoms (L,): numbers of atoms, counted through all groups, those of a group together and in their order.
+        """
+        sizes, declared = self.sizes_of(params), self.parameters()
+        first = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
+        atoms = np.asarray(atoms)
+        found = {}
+        for name, value in params.items():
+            p = declared[name]
+            group = p.group or self.groups[0]
+            mine = atoms[(atoms >= first[group]) & (atoms < first[group] + sizes[group])] - first[group]
+            found[name] = np.array(value) if p.shared else np.asarray(value)[mine]
+            if name == self.masses[group] and not p.shared:
+                found[name] = self._divided(found[name], np.bincount(mine)[mine], p)
         return found
 
-    def share(self, mass: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Masses divided among so many atoms each; masses are log-weights unless overridden."""
-        return mass - np.log(among)
+    def _divided(self, mass: np.ndarray, among: np.ndarray, declared: Parameter) -> np.ndarray:
+        if np.all(among == 1):
+            return mass
+        if self.divide_mass is None:
+            raise ModelError(f"{type(self).__name__}: no split of an atom keeps its function")
+        return self.divide_mass(mass, among)
 
-    def log_shares(self, params, x) -> Any:
+    def divide_mass(self, mass: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """Masses divided among so many atoms each. ``divide_mass = None`` in a class: no split of an atom keeps the
+        function."""
+        on_simplex = any(self.parameters()[name].domain is SIMPLEX for name in self.masses.values())
+        return mass / among if on_simplex else mass - np.log(among)
+
+    def divisible(self, params: Parameters) -> np.ndarray:
+        """Which atoms can be split so that the function stays, (L,)."""
+        return np.full(self.count(params), self.divide_mass is not None)
+
+    def log_shares(self, params: Parameters, x) -> Any:
         """Logarithms of what each atom counts for at one x, (L,), up to a common constant: its gate, or its mass."""
-        return self.measure(params).log_weight
+        return self.log_weight(params)
 
     def split(self, params: Parameters, atom: int, step: float) -> Parameters | None:
         """Parameters with ``atom`` split in two, ``step`` apart, that give the very same function; or None.
@@ -84,66 +239,107 @@ class Model(ABC):
         """
         return None
 
+    def from_clusters(self, tau, x, y) -> Parameters:
+        """Parameters to start from: tau (K, n) adds up to 1 over K (0 on padding), x (n, d), y (n, outputs)."""
+        raise NotImplementedError
 
-class RegressionModel(Model):
+    @abstractmethod
+    def draw_rows(self, params: Parameters, law, key, index, size):
+        """x (B, d) and y (B, outputs) of the observations numbered ``index`` (B,) of a sample of ``size``."""
+
+
+class Regression(Model):
     """``Y = mean(params, X) + noise``, the noise normal with standard deviation ``noise`` a coordinate."""
 
     noise: float
+    estimators = ("least-squares", "gradient", "steps")
 
     @abstractmethod
-    def mean(self, params, x):
+    def mean(self, params: Parameters, x):
         """f_G(x) for one x of shape (dimension,): shape (outputs,)."""
 
+    def draw_rows(self, params, law, key, index, size):
+        key_x, key_y = jax.random.split(key)
+        x = law.rows(key_x, index, size)
+        y = jax.vmap(lambda one: self.mean(params, one))(x)
+        return x, y + self.noise * jax.random.normal(key_y, y.shape)
 
-class MixtureModel(Model):
-    """Conditional density ``p(y | x)``, or joint density ``p(x, y)``, a Gaussian mixture of experts.
 
-    variances: names of the free coordinates that are logarithms of a scale: where one of them lies on its lower
-        bound the likelihood is degenerate, and the fit is flagged.
-    clusters: whether ``from_clusters`` makes starts from the data.
+class Density(Model):
+    """Conditional density ``p(y | x)`` on ``support`` (``Labels``, ``Counts`` or ``Real``).
+
+    Where it says its ``log_components`` it is fitted by EM too. With ``Real`` it also says its ``spread``.
     """
 
-    variances: tuple[str, ...] = ()
-    clusters: bool = False
+    support: Support
+
+    @abstractmethod
+    def log_density(self, params: Parameters, x, y):
+        """log p(y | x), a scalar, at one x (dimension,) and one y (outputs,)."""
+
+    def log_components(self, params: Parameters, x, y):
+        """log of gate times density of every expert, (K,), at one x and y: p is the sum of them."""
+        raise NotImplementedError
+
+    @property
+    def has_components(self) -> bool:
+        return type(self).log_components is not Density.log_components
+
+    @property
+    def estimators(self):  # type: ignore[override]
+        return ("mle", *(("em",) if self.has_components else ()), "gradient", "steps")
+
+    def spread(self, params: Parameters, x) -> tuple[Any, Any]:
+        """Where the mass of p(y | x) lies: centres and scales, each (pieces, outputs). Needed with ``Real``."""
+        raise ModelError(f"{type(self).__name__}: a density of real y needs spread(params, x), centres and scales")
+
+    def draw(self, params: Parameters, key, x):
+        """One y (outputs,) at one x."""
+        return self.support.draw(self, params, key, x)
+
+    def draw_rows(self, params, law, key, index, size):
+        key_x, key_y = jax.random.split(key)
+        x = law.rows(key_x, index, size)
+        return x, jax.vmap(lambda k, one: self.draw(params, k, one))(jax.random.split(key_y, len(index)), x)
+
+
+class MixtureModel(Density):
+    """Conditional density ``p(y | x)``, or joint density ``p(x, y)``, a Gaussian mixture of experts whose gates and
+    means are polynomials in x (``form``): its passes are written out."""
 
     @abstractmethod
     def form(self, atoms: int) -> Form:
         """What the mixture looks like in its coefficients."""
 
     @abstractmethod
-    def coefficients(self, params) -> Coefficients:
+    def coefficients(self, params: Parameters) -> Coefficients:
         """The coefficients of the parameters: smooth, in JAX."""
 
-    def from_clusters(self, tau, x, y) -> Any:
-        """Parameters to start from: tau (K, n) adds up to 1 over K (0 on padding), x (n, d), y (n, outputs)."""
-        raise NotImplementedError
-
     def _logits(self, params, x):
-        form, c = self.form(self._atoms(params)), self.coefficients(params)
+        form, c = self.form(self.count(params)), self.coefficients(params)
         features = jnp.stack([jnp.prod(x ** jnp.asarray(m)) for m in form.gate_features])
         logit = c.gate @ features
         return jnp.append(logit, 0.0) if form.pinned else logit
 
     def log_shares(self, params, x):
-        joint = self.form(self._atoms(params)).joint
-        return super().log_shares(params, x) if joint else self._logits(params, x)
+        return super().log_shares(params, x) if self.joint else self._logits(params, x)
 
     def log_gates(self, params, x):
         """Log gating probabilities of one x, (K + N,), frozen experts last; joint models: log w_k p(x | k)."""
-        form, logit = self.form(self._atoms(params)), self._logits(params, x)
+        form, logit = self.form(self.count(params)), self._logits(params, x)
         if form.frozen is not None:
             logit = jnp.append(logit, form.frozen[1](x))
         return logit if form.joint else jax.nn.log_softmax(logit)
 
     def experts(self, params, x):
         """Means and variances of all experts at one x: two arrays (K + N, outputs)."""
-        form, c = self.form(self._atoms(params)), self.coefficients(params)
+        form, c = self.form(self.count(params)), self.coefficients(params)
         features = jnp.stack([jnp.prod(x ** jnp.asarray(m)) for m in form.mean_features])
         mean, variance = c.mean @ features, jnp.exp(c.log_variance)
         if form.frozen is not None:
             known = form.frozen[2](x)
             mean = jnp.concatenate([mean, known])
-            variance = jnp.concatenate([variance, jnp.full(known.shape, form.variance or 1.0)])
+            variance = jnp.concatenate([variance, jnp.broadcast_to(_variance(form), known.shape)])
         return mean, variance
 
     def log_components(self, params, x, y):
@@ -161,8 +357,25 @@ class MixtureModel(Model):
         """Joint models: one x of expert number ``expert``, shape (dimension,)."""
         raise NotImplementedError
 
-    def _atoms(self, params) -> int:
-        return len(params[self.mass])
+    def draw_rows(self, params, law, key, index, size):
+        """An expert by its gate, then y from that expert; joint models draw the expert first, then x, then y."""
+        key_k, key_x, key_y = jax.random.split(key, 3)
+        uniform = jax.random.uniform(key_k, index.shape)
+        if self.joint:
+            expert = jnp.searchsorted(jnp.cumsum(jnp.exp(self.log_weight(params)))[:-1], uniform, side="right")
+            x = jax.vmap(lambda k, e: self.draw_x(params, k, e))(jax.random.split(key_x, len(index)), expert)
+        else:
+            x = law.rows(key_x, index, size)
+            gates = jnp.cumsum(jnp.exp(jax.vmap(lambda one: self.log_gates(params, one))(x)), axis=1)
+            expert = jnp.sum(uniform[:, None] >= gates[:, :-1], axis=1)
+        mean, variance = jax.vmap(lambda one: self.experts(params, one))(x)
+        chosen = lambda v: jnp.take_along_axis(v, expert[:, None, None], axis=1)[:, 0]  # noqa: E731
+        noise = jax.random.normal(key_y, (len(index), self.outputs))
+        return x, chosen(mean) + jnp.sqrt(chosen(variance)) * noise
+
+
+def _variance(form: Form):
+    return 1.0 if form.variance is None else form.variance
 
 
 def spread(weight, values):
@@ -183,3 +396,6 @@ def linear_gates(tau, x):
     common = common + 1e-3 * (jnp.trace(common) + 1e-12) * jnp.eye(x.shape[1])
     slope = jnp.linalg.solve(common, middle.T).T
     return jnp.log(count) - 0.5 * jnp.sum(slope * middle, axis=1), slope
+
+
+RegressionModel = Regression  # the name it had in 0.1

@@ -6,52 +6,42 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError, array, number
-from moe_sim.models.base import MixtureModel, Parameters, spread
+from moe_sim.models.base import MixtureModel, spread
+from moe_sim.models.domains import POSITIVE
+from moe_sim.models.parameter import Parameter
+from moe_sim.models.support import Real
 
 WIDER = 4.0  # by default variances range from a fourth of the least true one to four times the largest
 Range = tuple[float, float]
 # rbar(m) of Ho and Nguyen (2016): 4 for m = 2, 6 for m = 3, and at least 7 beyond (arXiv 2305.03288, section 2).
 RBAR = (4.0, 6.0, 7.0)
-FULL = (1.0, *RBAR)
-HALF = (1.0, *(r / 2 for r in RBAR))
+RBAR_EXPONENTS = (1.0, *RBAR)
+HALF_RBAR_EXPONENTS = (1.0, *(r / 2 for r in RBAR))
 
 
 class LinearExperts(MixtureModel):
-    """Parameters intercept (K,), slope (K, d), variance (K,); for outputs o > 1 (K, o), (K, o, d), (K, o).
+    """Parameters slope (K, d), intercept (K,), variance (K,); for outputs o > 1 (K, o, d), (K, o), (K, o).
 
     Output coordinates are independent given the expert. variance_range: the compact set that the theory asks for;
     without a lower bound the likelihood is unbounded (an expert through a few points, its variance going to 0).
     """
 
-    bounds = (100.0, 100.0)
+    support = Real()
+    default_bounds = (100.0, 100.0)
     clusters = True
+    variances: tuple[str, ...] = ("log_variance",)
 
     def __init__(self, dimension: int, outputs: int, variance_range: Range = (1e-4, 1e4)):
         self.dimension, self.outputs, self.variance_range = dimension, outputs, variance_range
 
-    def expert_shapes(self, atoms: int) -> dict[str, tuple[int, ...]]:
+    def expert_parameters(self, slope: tuple[float, ...] = HALF_RBAR_EXPONENTS) -> dict[str, Parameter]:
+        """Their declaration; slope: the exponents of that block."""
         o = () if self.outputs == 1 else (self.outputs,)
-        return {"intercept": (atoms, *o), "slope": (atoms, *o, self.dimension), "variance": (atoms, *o)}
-
-    def expert_box(self, atoms: int, bound: float) -> tuple[Parameters, Parameters]:
-        shapes = self.expert_shapes(atoms)
-        upper = {name: np.full(shapes[name], bound) for name in ("intercept", "slope")}
-        lower = {name: -value for name, value in upper.items()}
-        lower["log_variance"], upper["log_variance"] = (
-            np.full(shapes["variance"], np.log(v)) for v in self.variance_range
-        )
-        return lower, upper
-
-    def expert_free(self, params):
-        found = {name: params[name] for name in ("intercept", "slope")}
-        return found | {"log_variance": jnp.log(jnp.asarray(params["variance"]))}
-
-    def expert_restore(self, free):
-        return {"intercept": free["intercept"], "slope": free["slope"], "variance": jnp.exp(free["log_variance"])}
-
-    def expert_blocks(self, params):
-        rows = len(params["intercept"])
-        return {name: jnp.asarray(params[name]).reshape(rows, -1) for name in ("slope", "intercept", "variance")}
+        return {
+            "slope": Parameter((*o, self.dimension), exponents=slope),
+            "intercept": Parameter(o, exponents=RBAR_EXPONENTS),
+            "variance": Parameter(o, POSITIVE, self.variance_range, HALF_RBAR_EXPONENTS),
+        }
 
     def expert_coefficients(self, params):
         """mean (K, o, 1 + d) and log-variance (K, o)."""
@@ -70,7 +60,7 @@ class LinearExperts(MixtureModel):
         rest = jnp.einsum("kn,knj->kj", tau, (y[None] - features @ fitted) ** 2) / count[:, None]
         # A cluster that a line fits exactly would start the likelihood on its way to a spike.
         variance = jnp.maximum(rest, 0.01 * spread(jnp.sum(tau, axis=0), y) + 1e-12)
-        shapes = self.expert_shapes(len(tau))
+        shapes = self.shapes(len(tau))
         parts = {"intercept": fitted[:, 0], "slope": jnp.swapaxes(fitted[:, 1:], 1, 2), "variance": variance}
         return {name: jnp.reshape(value, shapes[name]) for name, value in parts.items()}
 
@@ -108,6 +98,5 @@ def variance_range(table: dict, truth: dict) -> Range:
         raise InputError("truth.variance is missing: add it to the study")
     true = np.atleast_1d(np.asarray(truth["variance"], dtype=object))
     true = array("truth.variance", truth["variance"], (None,) * true.ndim)
-    if true.size == 0 or np.any(true <= 0):
-        raise InputError(f"truth.variance = {true.tolist()}: pass positive variances, one an atom")
+    POSITIVE.check("truth.variance", true)
     return scale_range("variance_range", table, true)

@@ -14,9 +14,18 @@ import numpy as np
 
 from moe_sim.errors import InputError, array
 from moe_sim.models.base import spread
+from moe_sim.models.domains import SIMPLEX, SPD
 from moe_sim.models.form import LOG_2PI, Coefficients, Form
-from moe_sim.models.gaussian import FULL, HALF, LinearExperts, Range, scale_range, sizes, variance_range
-from moe_sim.models.measure import MixingMeasure
+from moe_sim.models.gaussian import (
+    HALF_RBAR_EXPONENTS,
+    RBAR_EXPONENTS,
+    LinearExperts,
+    Range,
+    scale_range,
+    sizes,
+    variance_range,
+)
+from moe_sim.models.parameter import Parameter
 
 TABLE: dict = {"family": None, "variance_range": None, "covariance_range": None}
 REQUIRED: tuple[str, ...] = ()
@@ -28,11 +37,9 @@ class GaussianGated(LinearExperts):
 
     type_two: whether some true center is 0 (exponents: 2305.07572, Type I and Type II settings).
     covariance_range: bounds of the squared diagonal of the Cholesky factors of covariances.
-    Free coordinates of a covariance are those of its Cholesky factor, logarithms on the diagonal.
     """
 
-    mass = "weight"
-    symmetric = ("covariance",)
+    joint = True
     variances = ("log_variance", "log_scale")
 
     def __init__(
@@ -40,55 +47,16 @@ class GaussianGated(LinearExperts):
         type_two: bool = False,
     ):  # fmt: skip
         super().__init__(dimension, outputs, variance_range)
-        self.covariance_range = covariance_range
-        slope = HALF if type_two else (1.0, 2.0)
-        self.exponents = {"center": FULL, "covariance": HALF, "slope": slope, "intercept": FULL, "variance": HALF}
-        self._below = np.tril_indices(dimension, -1)
+        self.covariance_range, self.type_two = covariance_range, type_two
 
-    def shapes(self, atoms):
+    def parameters(self):
         d = self.dimension
-        return {"weight": (atoms,), "center": (atoms, d), "covariance": (atoms, d, d), **self.expert_shapes(atoms)}
-
-    def share(self, mass, among):
-        return mass / among
-
-    def box(self, atoms, bound, bias_bound):
-        d = self.dimension
-        lower, upper = self.expert_box(atoms, bound)
-        symmetric = {"log_ratio": (bias_bound, (atoms - 1,)), "center": (bound, (atoms, d)),
-                     "below": (bound, (atoms, len(self._below[0])))}  # fmt: skip
-        for name, (limit, shape) in symmetric.items():
-            lower[name], upper[name] = np.full(shape, -limit), np.full(shape, limit)
-        lower["log_scale"], upper["log_scale"] = (np.full((atoms, d), 0.5 * np.log(v)) for v in self.covariance_range)
-        return lower, upper
-
-    def free(self, params):
-        log_weight = jnp.log(jnp.asarray(params["weight"]))
-        factor = jnp.linalg.cholesky(jnp.asarray(params["covariance"]))
-        return self.expert_free(params) | {
-            "log_ratio": log_weight[:-1] - log_weight[-1],
-            "center": params["center"],
-            "log_scale": jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)),
-            "below": factor[:, self._below[0], self._below[1]],
+        return {
+            "weight": Parameter((), SIMPLEX, "bias_bound"),
+            "center": Parameter((d,), exponents=RBAR_EXPONENTS),
+            "covariance": Parameter((d, d), SPD, self.covariance_range, HALF_RBAR_EXPONENTS),
+            **self.expert_parameters(HALF_RBAR_EXPONENTS if self.type_two else (1.0, 2.0)),
         }
-
-    def restore(self, free):
-        diagonal = jnp.exp(free["log_scale"])
-        factor = diagonal[:, :, None] * jnp.eye(self.dimension)
-        factor = factor.at[:, self._below[0], self._below[1]].set(free["below"])
-        return self.expert_restore(free) | {
-            "weight": jax.nn.softmax(jnp.append(free["log_ratio"], 0.0)),
-            "center": free["center"],
-            "covariance": factor @ jnp.swapaxes(factor, 1, 2),
-        }
-
-    def measure(self, params):
-        rows = len(params["weight"])
-        blocks = {
-            "center": jnp.asarray(params["center"]),
-            "covariance": jnp.asarray(params["covariance"]).reshape(rows, -1),
-        }
-        return MixingMeasure(jnp.log(jnp.asarray(params["weight"])), blocks | self.expert_blocks(params))
 
     def form(self, atoms):
         return Form(atoms, self.dimension, self.outputs, gate_degree=2, joint=True)
@@ -129,12 +97,9 @@ def build(table: dict, truth: dict) -> GaussianGated:
     for name in ("weight", "covariance", "variance"):
         if name not in truth:
             raise InputError(f"truth.{name} is missing: add it to the study")
-    weight = array("truth.weight", truth["weight"], (None,))
-    if np.any(weight <= 0) or abs(weight.sum() - 1) > 1e-9:
-        raise InputError(f"truth.weight = {weight.tolist()}: pass positive weights that add up to 1")
+    SIMPLEX.check("truth.weight", array("truth.weight", truth["weight"], (None,)))
     covariance = array("truth.covariance", truth["covariance"], (None, dimension, dimension))
-    if not np.allclose(covariance, np.swapaxes(covariance, 1, 2)) or np.any(np.linalg.eigvalsh(covariance) <= 0):
-        raise InputError("truth.covariance has a matrix that is not symmetric and positive definite: mend it")
+    SPD.check("truth.covariance", covariance)
     square = np.diagonal(np.linalg.cholesky(covariance), axis1=1, axis2=2) ** 2
     ranges = variance_range(table, truth), scale_range("covariance_range", table, square)
     return GaussianGated(dimension, outputs, *ranges, type_two=bool(np.any(np.all(center == 0, axis=1))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 class MixingMeasure(NamedTuple):
@@ -13,6 +13,10 @@ class MixingMeasure(NamedTuple):
 
     log_weight: shape (L,), the logarithm of each atom's mass (a gate bias; the masses need not add up to 1).
     blocks: named parameter blocks, each of shape (L, its own dimension), e.g. ``{"key": ..., "value": ...}``.
+    shared: parameters that all atoms share (a temperature), each (its own dimension,).
+    group: in a model with several kinds of atoms the number of each atom's kind (L,), None where there is one. members:
+        by block, which atoms have such a parameter (L,); it is 0 for the others. movable (L,): atoms of the kind whose
+        gates may be translated.
 
     Two measures are the same function when one is the other with its atoms permuted or, where the model
     has no frozen expert, with its gates translated (``translate``).
@@ -20,6 +24,10 @@ class MixingMeasure(NamedTuple):
 
     log_weight: Float[Array, " L"]
     blocks: dict[str, Float[Array, "L _"]]
+    shared: dict[str, Float[Array, " _"]] = {}  # noqa: RUF012 (never changed)
+    group: Int[Array, " L"] | None = None
+    members: dict[str, Bool[Array, " L"]] = {}  # noqa: RUF012 (never changed)
+    movable: Bool[Array, " L"] | None = None
 
     @property
     def weight(self) -> Float[Array, " L"]:
@@ -31,13 +39,13 @@ class MixingMeasure(NamedTuple):
         """All blocks side by side, shape (L, sum of dimensions): where Voronoi cells are cut."""
         return jnp.concatenate([self.blocks[name] for name in self.blocks], axis=1)
 
-    def translate(self, bias, block: str | None = None, shift=None) -> MixingMeasure:
-        """The measure with every log-weight moved by ``bias`` and, if named, one block by ``shift``.
+    def translate(self, bias, shifts: dict | None = None) -> MixingMeasure:
+        """The measure with every log-weight moved by ``bias`` and the named blocks by their ``shifts``.
 
         This is the gauge of a softmax gate: it leaves the gating probabilities as they are
         (arXiv 2305.03288, section 2).
         """
-        blocks = dict(self.blocks)
-        if block is not None:
-            blocks[block] = blocks[block] + shift
-        return MixingMeasure(self.log_weight + bias, blocks)
+        moves = 1.0 if self.movable is None else self.movable[:, None]
+        moved = {name: self.blocks[name] + moves * shift for name, shift in (shifts or {}).items()}
+        log_weight = self.log_weight + bias * (1.0 if self.movable is None else self.movable)
+        return self._replace(log_weight=log_weight, blocks=self.blocks | moved)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -18,27 +17,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError, array, flag, number, one_of, whole
-from moe_sim.models.base import Parameters, RegressionModel
+from moe_sim.models.base import Parameters, Regression
 from moe_sim.models.measure import MixingMeasure
+from moe_sim.models.parameter import Parameter
+from moe_sim.models.part import Part
 
 ACTIVATIONS: dict[str, Callable] = {
-    "tanh": jnp.tanh, "identity": lambda z: z, "relu": jax.nn.relu, "gelu": jax.nn.gelu, "sigmoid": jax.nn.sigmoid,
+    "tanh": lambda z: jnp.tanh(z), "identity": lambda z: z, "relu": lambda z: jax.nn.relu(z),
+    "gelu": lambda z: jax.nn.gelu(z), "sigmoid": lambda z: jax.nn.sigmoid(z),
 }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Frozen:
+class Frozen(Part):
     """N known experts, each ``(logit, output)`` of one x: ``logits(x)`` (N,) and ``outputs(x)`` (N, outputs)."""
 
-    count: int
     logits: Callable[[Any], Any]
     outputs: Callable[[Any], Any]
+
+    def __init__(self, count: int, logits: Callable[[Any], Any], outputs: Callable[[Any], Any]):
+        self.count, self.logits, self.outputs = count, logits, outputs
 
     @staticmethod
     def quadratic(logit_matrix, logit_bias, output_matrix) -> Frozen:
         """Logits x'A x + a with A (N, d, d), a (N,); outputs tanh(M x) with M (N, outputs, d)."""
-        A, a, M = jnp.asarray(logit_matrix), jnp.asarray(logit_bias), jnp.asarray(output_matrix)
-        return Frozen(len(a), lambda x: (A @ x) @ x + a, lambda x: jnp.tanh(M @ x))
+        return _Quadratic(*(np.asarray(v, float) for v in (logit_matrix, logit_bias, output_matrix)))
 
     @staticmethod
     def tokens(count: int, outputs: int) -> Frozen:
@@ -46,14 +48,33 @@ class Frozen:
 
         The tokens of a real attention head, say, where the law is that of real (query, context) pairs.
         """
-        end = count * outputs
-        return Frozen(
-            count, lambda x: x[len(x) - end - count : len(x) - end], lambda x: x[len(x) - end :].reshape(count, outputs)
-        )
+        return _Tokens(count, outputs)
 
 
-@dataclass(frozen=True, eq=False)
-class PrefixModel(RegressionModel):
+class _Quadratic(Frozen):
+    def __init__(self, A, a, M):
+        self.count, self.A, self.a, self.M = len(a), A, a, M
+
+    def logits(self, x):
+        return (jnp.asarray(self.A) @ x) @ x + self.a
+
+    def outputs(self, x):
+        return jnp.tanh(jnp.asarray(self.M) @ x)
+
+
+class _Tokens(Frozen):
+    def __init__(self, count, width):
+        self.count, self.width = count, width
+
+    def logits(self, x):
+        end = self.count * self.width
+        return x[len(x) - end - self.count : len(x) - end]
+
+    def outputs(self, x):
+        return x[len(x) - self.count * self.width :].reshape(self.count, self.width)
+
+
+class PrefixModel(Regression):
     """The prefix model. See the module for the formula.
 
     structure: ``independent`` (params key (L, d_key), value (L, d_value)), ``shared-linear`` (params
@@ -65,36 +86,17 @@ class PrefixModel(RegressionModel):
         (a bound on their max norm). Without such a bound sharing would not bind.
     """
 
-    structure: str
-    noise: float
-    frozen: Frozen
-    key_projection: np.ndarray
-    value_projection: np.ndarray
-    key_network: np.ndarray | None = None
-    value_network: np.ndarray | None = None
-    activation: str = "tanh"
-    network_bound: float | None = None
-    exponents: dict[str, tuple[float, ...]] = field(init=False)
-    gauge: str | None = field(init=False)
-    dimension: int = field(init=False)
-    outputs: int = field(init=False)
-
-    def __post_init__(self):
-        independent = self.structure == "independent"
-        names = {"independent": ("key", "value"), "shared-linear": ("prefix",), "shared-network": ("W1p", "W2p")}
-        one_of("model.structure", self.structure, names)
-        derived: dict[str, Any] = {
-            "dimension": self.key_projection.shape[0],
-            "outputs": self.value_projection.shape[0],
-            # D_{1,r} of the paper for free keys and values (r = 1 here; a loss may ask for another r), D_2 and
-            # D_3 for tied ones: theory_notes/prefix-*.md.
-            "exponents": {name: (1.0,) if independent else (1.0, 2.0) for name in names[self.structure]},
-            # Without a frozen expert the softmax cannot see a common translation of the biases, nor of the
-            # keys where the values do not move with them.
-            "gauge": None if self.frozen.count else ("key" if independent else ""),
-        }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)
+    def __init__(
+        self, structure: str, noise: float, frozen: Frozen, key_projection: np.ndarray, value_projection: np.ndarray,
+        key_network: np.ndarray | None = None, value_network: np.ndarray | None = None, activation: str = "tanh",
+        network_bound: float | None = None,
+    ):  # fmt: skip
+        one_of("model.structure", structure, STRUCTURES)
+        self.structure, self.noise, self.frozen = structure, noise, frozen
+        self.key_projection, self.value_projection = np.asarray(key_projection), np.asarray(value_projection)
+        self.key_network, self.value_network = key_network, value_network
+        self.activation, self.network_bound = activation, network_bound
+        self.dimension, self.outputs = self.key_projection.shape[0], self.value_projection.shape[0]
 
     @property
     def width(self) -> int:
@@ -102,26 +104,36 @@ class PrefixModel(RegressionModel):
         maps = self.key_network if self.key_network is not None else self.key_projection
         return maps.shape[1]
 
-    def shapes(self, atoms):
+    def parameters(self):
+        bias = {"bias": Parameter((), bound="bias_bound", exponents=None)}
         if self.structure == "independent":
             d_key, d_value = self.key_projection.shape[1], self.value_projection.shape[1]
-            return {"bias": (atoms,), "key": (atoms, d_key), "value": (atoms, d_value)}
-        found: dict[str, tuple[int, ...]] = {"bias": (atoms,), "prefix": (atoms, self.width)}
-        found |= {name: value.shape for name, value in self.known().items()}
-        return found
+            # D_{1,r} of the paper, r = 1 here; a loss may ask for another r.
+            return bias | {
+                "key": Parameter((d_key,), exponents=(1.0,)),
+                "value": Parameter((d_value,), exponents=(1.0,)),
+            }
+        networks = {
+            name: Parameter(value.shape, bound=self.network_bound, exponents=None, shared=True, known=value)
+            for name, value in (("W1", self.key_network), ("W2", self.value_network))
+            if self.network_bound is not None and value is not None
+        }
+        # D_2 and D_3: theory_notes/prefix-*.md. Of a network the blocks are W1 p and W2 p.
+        blocks = (1.0, 2.0) if self.structure == "shared-linear" else None
+        return bias | {"prefix": Parameter((self.width,), exponents=blocks)} | networks
 
-    def box(self, atoms, bound, bias_bound):
-        limits = {"bias": bias_bound, "W1": self.network_bound, "W2": self.network_bound}
-        upper = {name: np.full(shape, float(limits.get(name, bound))) for name, shape in self.shapes(atoms).items()}
-        return {name: -value for name, value in upper.items()}, upper
+    @property
+    def exponents(self):
+        return super().exponents or {"W1p": (1.0, 2.0), "W2p": (1.0, 2.0)}
 
-    def known(self):
-        if self.network_bound is None or self.key_network is None or self.value_network is None:
-            return {}
-        return {"W1": self.key_network, "W2": self.value_network}
+    @property
+    def gauge(self):
+        # Without a frozen expert the softmax cannot see a common translation of the biases, nor of the
+        # keys where the values do not move with them.
+        return None if self.frozen.count else ("key" if self.structure == "independent" else "")
 
     def _networks(self, params):
-        return params.get("W1", self.key_network), params.get("W2", self.value_network)
+        return (jnp.asarray(v) for v in (params.get("W1", self.key_network), params.get("W2", self.value_network)))
 
     def key_value(self, params):
         """Prefix keys (L, d_key) and values (L, d_value)."""
@@ -146,14 +158,10 @@ class PrefixModel(RegressionModel):
         return jax.nn.softmax(logit) @ output
 
     def measure(self, params):
-        if self.structure == "independent":
-            blocks = {"key": params["key"], "value": params["value"]}
-        elif self.structure == "shared-linear":
-            blocks = {"prefix": params["prefix"]}
-        else:
-            W1, W2 = self._networks(params)
-            blocks = {"W1p": params["prefix"] @ W1.T, "W2p": params["prefix"] @ W2.T}
-        return MixingMeasure(params["bias"], {k: jnp.asarray(v) for k, v in blocks.items()})
+        if self.structure != "shared-network":
+            return super().measure(params)
+        W1, W2 = self._networks(params)
+        return MixingMeasure(params["bias"], {"W1p": params["prefix"] @ W1.T, "W2p": params["prefix"] @ W2.T})
 
     def split(self, params: Parameters, atom: int, step: float) -> Parameters | None:
         """Same key twice, values ``step`` apart about the old one, half the mass each: f_G does not move."""
@@ -165,6 +173,7 @@ class PrefixModel(RegressionModel):
         return found
 
 
+STRUCTURES = ("independent", "shared-linear", "shared-network")
 TABLE: dict = {
     "family": None, "structure": None, "noise": None,
     "frozen": {"logit_matrix": None, "logit_bias": None, "output_matrix": None, "functions": None, "tokens": None},
@@ -176,7 +185,7 @@ REQUIRED = ("structure", "noise", "projection", "projection.key", "projection.va
 
 def build(table: dict, truth: dict) -> PrefixModel:
     """The model of a study's ``[model]`` table (keys already checked by ``study``). Raises ``InputError``."""
-    structure = one_of("model.structure", table["structure"], ("independent", "shared-linear", "shared-network"))
+    structure = one_of("model.structure", table["structure"], STRUCTURES)
     noise = number("model.noise", table["noise"])
     if noise <= 0:
         raise InputError(f"model.noise = {noise}: a standard deviation must be positive")

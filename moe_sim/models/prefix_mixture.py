@@ -7,12 +7,12 @@ of one expert, drawn by the gate, plus noise.
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 
 from moe_sim.models import prefix
 from moe_sim.models.base import MixtureModel, linear_gates
 from moe_sim.models.form import Coefficients, Form
 from moe_sim.models.prefix import PrefixModel
+from moe_sim.models.support import Real
 
 TABLE, REQUIRED = prefix.TABLE, prefix.REQUIRED
 
@@ -21,21 +21,27 @@ class PrefixMixture(MixtureModel):
     """``head`` is the attention head. Exponents 1 and 2: a mixture tells two values on one key from their mean,
     so that all structures are identified to second order (theory_notes/prefix-mixture.md)."""
 
+    support = Real()
+
     def __init__(self, head: PrefixModel):
         self.head = head
-        self.dimension, self.outputs, self.gauge = head.dimension, head.outputs, head.gauge
+        self.dimension, self.outputs = head.dimension, head.outputs
+
+    @property
+    def clusters(self):  # type: ignore[override]
         # A network has no inverse that would give the prefix of a cluster.
-        self.clusters = head.structure != "shared-network"
-        self.exponents = {name: (1.0, 2.0) for name in head.exponents}
+        return self.head.structure != "shared-network"
 
-    def shapes(self, atoms):
-        return self.head.shapes(atoms)
+    @property
+    def gauge(self):
+        return self.head.gauge
 
-    def box(self, atoms, bound, bias_bound):
-        return self.head.box(atoms, bound, bias_bound)
+    @property
+    def exponents(self):
+        return dict.fromkeys(self.head.exponents, (1.0, 2.0))
 
-    def known(self):
-        return self.head.known()
+    def parameters(self):
+        return self.head.parameters()
 
     def measure(self, params):
         return self.head.measure(params)
@@ -49,7 +55,7 @@ class PrefixMixture(MixtureModel):
         key, value = self.head.key_value(params)
         gate = jnp.concatenate([jnp.asarray(params["bias"])[:, None], key @ self.head.key_projection.T], axis=1)
         mean = (value @ self.head.value_projection.T)[:, :, None]
-        return Coefficients(gate, mean, jnp.full(mean.shape[:2], 2 * np.log(self.head.noise)))
+        return Coefficients(gate, mean, jnp.full(mean.shape[:2], 2 * jnp.log(self.head.noise)))
 
     def from_clusters(self, tau, x, y):
         """Values that put experts on the means of clusters; keys that part them, or the same prefix where tied."""

@@ -8,12 +8,12 @@ A common translation of all gates changes nothing: solvers pin the last gate at 
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 
 from moe_sim.models.base import linear_gates
+from moe_sim.models.domains import GATE
 from moe_sim.models.form import Coefficients, Form
-from moe_sim.models.gaussian import FULL, HALF, LinearExperts, Range, sizes, variance_range
-from moe_sim.models.measure import MixingMeasure
+from moe_sim.models.gaussian import RBAR_EXPONENTS, LinearExperts, sizes, variance_range
+from moe_sim.models.parameter import Parameter
 
 TABLE: dict = {"family": None, "variance_range": None}
 REQUIRED: tuple[str, ...] = ()
@@ -22,37 +22,12 @@ REQUIRED: tuple[str, ...] = ()
 class SoftmaxGaussian(LinearExperts):
     """Parameters gate_bias (K,), gate_slope (K, d) and those of ``LinearExperts``. Exponents: 2305.03288, theorem 2."""
 
-    mass = "gate_bias"
-    gauge = "gate_slope"
-    variances = ("log_variance",)
-
-    def __init__(self, dimension: int, outputs: int, variance_range: Range = (1e-4, 1e4)):
-        super().__init__(dimension, outputs, variance_range)
-        self.exponents = {"gate_slope": FULL, "slope": HALF, "intercept": FULL, "variance": HALF}
-
-    def shapes(self, atoms):
-        return {"gate_bias": (atoms,), "gate_slope": (atoms, self.dimension), **self.expert_shapes(atoms)}
-
-    def box(self, atoms, bound, bias_bound):
-        lower, upper = self.expert_box(atoms, bound)
-        upper |= {
-            "gate_bias": np.full(atoms - 1, bias_bound),
-            "gate_slope": np.full((atoms - 1, self.dimension), bound),
+    def parameters(self):
+        return {
+            "gate_bias": Parameter((), GATE, "bias_bound"),
+            "gate_slope": Parameter((self.dimension,), GATE, exponents=RBAR_EXPONENTS),
+            **self.expert_parameters(),
         }
-        return lower | {name: -upper[name] for name in ("gate_bias", "gate_slope")}, upper
-
-    def free(self, params):
-        gates = {name: jnp.asarray(params[name]) for name in ("gate_bias", "gate_slope")}
-        return self.expert_free(params) | {name: gate[:-1] - gate[-1] for name, gate in gates.items()}
-
-    def restore(self, free):
-        gates = {name: free[name] for name in ("gate_bias", "gate_slope")}
-        pinned = {name: jnp.concatenate([gate, jnp.zeros((1, *gate.shape[1:]))]) for name, gate in gates.items()}
-        return self.expert_restore(free) | pinned
-
-    def measure(self, params):
-        blocks = {"gate_slope": jnp.asarray(params["gate_slope"]), **self.expert_blocks(params)}
-        return MixingMeasure(jnp.asarray(params["gate_bias"]), blocks)
 
     def form(self, atoms):
         return Form(atoms, self.dimension, self.outputs, pinned=True)

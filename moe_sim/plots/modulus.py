@@ -16,7 +16,7 @@ from moe_sim.plots.rates import label
 from moe_sim.plots.style import STYLE, grid_of_panels, handle, legend, note, write
 from moe_sim.simulation.predictions import agreement
 from moe_sim.study.study import Study
-from moe_sim.theory.modulus import FLOOR, SAME, Modulus
+from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Modulus
 
 _LEAST = 1e-17  # omega that is drawn where it is smaller, or 0
 
@@ -34,7 +34,7 @@ def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
             handles.append(handle("0.3", "as the claimed rate needs", "", (0, (4, 2))))
         legend(figure, handles, study.name, columns=2 if len(drawn) > 1 else 1)
         note(
-            figure, f"{study.problem.options.atoms} atoms about {len(study.problem.truth[study.problem.model.mass])}; "
+            figure, f"{study.problem.options.atoms} atoms about {study.problem.model.count(study.problem.truth)}; "
             f"{distance}; local minimisation from all assignments of atoms to cells; grey: rounding"
         )  # fmt: skip
     return figure
@@ -49,8 +49,8 @@ def _panel(axes, study: Study, m: Modulus) -> None:
             line = omega[-1] * (m.eps / m.eps[-1]) ** (1 / (2 * (claim.exponent or np.inf)))
             axes.plot(m.eps, 0.5 * line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
     low = min(omega.min(), FLOOR) / 10 if m.degenerate else omega.min() / 5
-    if low < SAME:
-        axes.axhspan(low / 1e3, SAME, color="0.5", alpha=0.15, linewidth=0)
+    if low < SAME_FUNCTION:
+        axes.axhspan(low / 1e3, SAME_FUNCTION, color="0.5", alpha=0.15, linewidth=0)
     top = (1.0 if m.degenerate else omega.max()) * 5
     axes.set(xscale="log", yscale="log", xlabel=rf"$\varepsilon$: {label(m.loss)}", ylim=(low, top))
     axes.set_ylabel(r"$\omega(\varepsilon)$")

@@ -13,7 +13,7 @@ import numpy as np
 from moe_sim.errors import InputError, number, whole
 from moe_sim.rates.judge import judge
 from moe_sim.simulation.progress import Progress
-from moe_sim.simulation.runner import CHUNK, Results, run
+from moe_sim.simulation.runner import REPLICATES_PER_CHUNK, Results, run
 from moe_sim.study.study import Study
 
 _GROWTH = 4  # replicates grow by no more at once: an interval from few replicates is a guess itself
@@ -74,7 +74,7 @@ def _widest(results: Results) -> float:
 def _next(count: int, wider: float) -> int:
     """Replicates that would make the interval narrow enough, widths falling like the root, in whole chunks."""
     wanted = min(count * wider**2, count * _GROWTH)
-    return max(int(np.ceil(wanted / CHUNK)) * CHUNK, count + 1)
+    return max(int(np.ceil(wanted / REPLICATES_PER_CHUNK)) * REPLICATES_PER_CHUNK, count + 1)
 
 
 def parse_budget(text: str | None) -> tuple[int, float]:

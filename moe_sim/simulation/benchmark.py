@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.data.draw import streamed_samples, streamer
-from moe_sim.data.samples import CHUNK, KeptSample, empty, keep
-from moe_sim.fitting.multistart import Fitter, passes_of
+from moe_sim.data.draw import Source, streamed_samples
+from moe_sim.data.samples import ROWS_PER_CHUNK, KeptSample, at, empty, keep
+from moe_sim.fitting.multistart import Fitter
 from moe_sim.study.study import Study, load_study
 
 SIZE = 1_000_000  # samples a timed pass
@@ -48,11 +48,11 @@ def measure() -> dict[str, Any]:
     for name, study in studies.items():
         p = study.problem
         fitter = Fitter(p.model, p.truth, p.options)
-        theta = jnp.asarray(fitter.cover((*range(len(p.truth[p.model.mass])), *[0] * 9)[: p.options.atoms]))
-        passes = passes_of(p.model, fitter.unflatten, p.options.atoms)
+        theta = jnp.asarray(fitter.cover((*range(p.model.count(p.truth)), *[0] * 9)[: p.model.total(p.options.atoms)]))
+        passes = fitter.passes
         seeds = [np.random.SeedSequence(0)]
-        stream = jax.tree.map(lambda v: v[0], streamed_samples(SIZE, seeds, streamer(p.model, p.truth, p.law)))
-        draw = jax.jit(lambda s: keep(s, empty(s, -(-SIZE // CHUNK))))
+        stream = at(streamed_samples(SIZE, seeds, Source(p.model, p.truth, p.law)), 0)
+        draw = jax.jit(lambda s: keep(s, empty(s, -(-SIZE // ROWS_PER_CHUNK))))
         sample: KeptSample = draw(stream)
         found["draw_ns"][name] = _time(draw, stream)
         found["pass_ns"][name] = _time(jax.jit(passes.first), theta, sample)
@@ -71,9 +71,9 @@ def fit_cost(study: Study, pass_ns: float) -> dict[str, float]:
     """
     p = study.problem
     fitter = Fitter(p.model, p.truth, p.options)
-    draw = streamer(p.model, p.truth, p.law)
+    source = Source(p.model, p.truth, p.law)
     seeds = [np.random.SeedSequence([1, r]) for r in range(SETS)]
-    samples = streamed_samples(FIT, seeds, draw)
+    samples = streamed_samples(FIT, seeds, source)
     fitter.fit(samples, [np.random.SeedSequence(r) for r in range(SETS)])  # compiles
     begin = time.process_time()
     fits = fitter.fit(samples, [np.random.SeedSequence(r) for r in range(SETS)])

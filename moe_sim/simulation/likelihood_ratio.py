@@ -45,8 +45,8 @@ def likelihood_ratio(results: Results) -> Ratio:
     than maximum likelihood.
     """
     problem = results.study.problem
-    true_atoms, estimator = len(problem.truth[problem.model.mass]), problem.options.estimator
-    if problem.options.atoms != true_atoms:
+    true_atoms, estimator = problem.model.count(problem.truth), problem.options.estimator
+    if problem.model.total(problem.options.atoms) != true_atoms:
         raise InputError(
             f"fit.atoms = {problem.options.atoms} for {true_atoms} true atoms: the likelihood ratio of over-specified "
             f"fits has no chi-square law, pass a study with fit.atoms = {true_atoms}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moe_sim.losses.voronoi import parse_loss
+from moe_sim.losses.voronoi import loss_of
 from moe_sim.rates.verdicts import finite
 from moe_sim.simulation.store import RunFolder
 from moe_sim.study.schema import Claim
@@ -36,7 +36,7 @@ def modulus(
     p = study.problem
     claimed = list(dict.fromkeys(c.loss for c in study.claims if c.loss != "function"))
     names = dict.fromkeys(losses or claimed or ["voronoi"])
-    wanted = [parse_loss(name, p.model.exponents, p.model.gauge, "loss") for name in names]
+    wanted = [loss_of(p.model, name, "loss") for name in names]
     folder = _folder(study, out)
     known = {m.loss: m for m in _kept_moduli(folder)}
     missing = [loss for loss in wanted if loss.name not in known]
@@ -104,7 +104,7 @@ def lower_bound(study: Study, found: Modulus) -> dict[str, Any] | None:
     Of the pairs (truth, G_eps) the best at each size. None where no bound is known (``minimax.least_risk``).
     """
     p = study.problem
-    loss = parse_loss(found.loss, p.model.exponents, p.model.gauge)
+    loss = loss_of(p.model, found.loss)
     risk = least_risk(p.model, p.truth, loss, found.measures, found.omega, p.sizes)
     if risk is None:
         return None

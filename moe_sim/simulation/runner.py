@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_sim.data.draw import exact_samples, streamed_samples, streamer
+from moe_sim.data.draw import Source, exact_samples, streamed_samples
+from moe_sim.data.samples import at as samples_at
 from moe_sim.errors import InputError
-from moe_sim.fitting.batching import LaneFunction, compile_together
-from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter, loss_function
+from moe_sim.fitting.batching import compile_together
+from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter, LossFunction
 from moe_sim.models.base import Parameters
+from moe_sim.models.coordinates import element
 from moe_sim.simulation.cluster import compute
 from moe_sim.simulation.progress import Progress, Tally
 from moe_sim.simulation.store import RunFolder, platform_facts
@@ -31,7 +33,7 @@ from moe_sim.study.study import Problem, Study
 from moe_sim.theory.least_favourable import least_favourable
 from moe_sim.theory.two_point import two_point
 
-CHUNK = 100  # replicates a chunk
+REPLICATES_PER_CHUNK = 100
 _Chunks = Generator[tuple[int, np.ndarray, pd.DataFrame], None, None]
 
 
@@ -118,7 +120,7 @@ def _here(study: Study, given: _Machine, todo, evidence) -> _Chunks:
         if begun.machine is not ready:
             ready = begun.machine
             jobs = ready.fitter.jobs(begun.samples)
-            compile_together([*jobs, (ready.losses, None, np.asarray(ready.fitter.lower)[None])])
+            compile_together([*jobs, ready.losses.job(np.asarray(ready.fitter.lower))])
         yield begun.n, begun.replicates, _finish(begun)[0]
 
 
@@ -191,14 +193,14 @@ class _Machine(NamedTuple):
 
     truth: Parameters
     fitter: Fitter
-    losses: LaneFunction
-    draw: Callable
+    losses: LossFunction
+    source: Source
 
 
 def _machine(problem: Problem, truth: Parameters) -> _Machine:
     fitter = Fitter(problem.model, truth, problem.options)
-    losses = loss_function(problem.model, truth, problem.law, problem.losses, fitter.unflatten)
-    return _Machine(truth, fitter, losses, streamer(problem.model, truth, problem.law))
+    losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms)
+    return _Machine(truth, fitter, losses, Source(problem.model, truth, problem.law))
 
 
 def run_controls(results: Results, progress: Callable[[Progress], None] | None = None, client: Any = None) -> Results:
@@ -227,14 +229,16 @@ def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.ran
 
 
 def _missing(replicates: int, kept) -> list[np.ndarray]:
-    """Runs of at most CHUNK consecutive replicates that are not kept yet."""
+    """Runs of at most REPLICATES_PER_CHUNK consecutive replicates that are not kept yet."""
     left = np.setdiff1d(np.arange(replicates), list(kept))
     runs = np.split(left, np.flatnonzero(np.diff(left) > 1) + 1)
-    return [run[first : first + CHUNK] for run in runs for first in range(0, len(run), CHUNK)]
+    return [
+        run[first : first + REPLICATES_PER_CHUNK] for run in runs for first in range(0, len(run), REPLICATES_PER_CHUNK)
+    ]
 
 
 def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
-    """Samples of these replicates, padded to CHUNK by copies that are never fitted: one shape, one compilation.
+    """Samples of these replicates, padded to a whole chunk by copies that are never fitted: one shape, one compilation.
 
     They do not depend on ``[fit]``, so all start rules and estimators meet the same samples.
     """
@@ -242,9 +246,9 @@ def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
     if p.mode == "exact":
         samples = exact_samples(p.model, machine.truth, p.law, n, seeds)
     else:
-        samples = streamed_samples(n, seeds, machine.draw)
-    fill = np.minimum(np.arange(CHUNK), len(index) - 1)
-    return jax.tree.map(lambda leaf: leaf[fill], samples)
+        samples = streamed_samples(n, seeds, machine.source)
+    fill = np.minimum(np.arange(REPLICATES_PER_CHUNK), len(index) - 1)
+    return samples_at(samples, fill)
 
 
 def fit_chunk(study: Study, n: int, index: np.ndarray, evidence: dict[str, Any]) -> tuple[pd.DataFrame, Fits]:
@@ -273,10 +277,10 @@ def _finish(begun: _Begun) -> tuple[pd.DataFrame, Fits]:
     (_, fitter, losses, _), n, index, samples, seeds, points = begun
     fits = fitter.fit(samples, seeds, n, points)
     columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
-    columns |= {f"loss:{name}": value for name, value in losses(None, fits.theta).items()}
+    columns |= {f"loss:{name}": value for name, value in losses(fits.theta).items()}
     counts = np.array([len(near) for near in fits.near])
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    for name, value in losses(None, np.concatenate(fits.near)).items():
+    for name, value in losses(np.concatenate(fits.near)).items():
         # The worst of the near-minimisers; those without such an atom (NaN) do not speak.
         worst = np.maximum.reduceat(np.where(np.isnan(value), -np.inf, value), first)
         columns[f"near:{name}"] = np.where(np.isneginf(worst), np.nan, worst)
@@ -299,7 +303,7 @@ def _estimate_columns(fitter: Fitter, theta: np.ndarray) -> dict[str, np.ndarray
     """``estimate:prefix[0,1]`` and so on: every parameter of every replicate."""
     params = jax.vmap(fitter.unflatten)(jnp.asarray(theta))
     return {
-        f"estimate:{name}[{','.join(map(str, where))}]": np.asarray(values[(slice(None), *where)])
+        f"estimate:{element(name, where)}": np.asarray(values[(slice(None), *where)])
         for name, values in sorted((k, np.asarray(v)) for k, v in params.items())
         for where in np.ndindex(*values.shape[1:])
     }

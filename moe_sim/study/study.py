@@ -19,11 +19,11 @@ import tomli_w
 
 from moe_sim.data.covariates import Law, build_law
 from moe_sim.errors import InputError, array, number, one_of, whole
-from moe_sim.fitting.multistart import ESTIMATORS, LIMITS, FitOptions, estimators
+from moe_sim.fitting.multistart import LIMITS, FitOptions, estimators
 from moe_sim.fitting.starts import RULES
-from moe_sim.losses.voronoi import Loss, parse_loss, standard_losses
-from moe_sim.models import FAMILIES
-from moe_sim.models.base import Model, Parameters, RegressionModel
+from moe_sim.losses.voronoi import Loss, loss_of, standard_losses
+from moe_sim.models import FAMILIES, coordinates
+from moe_sim.models.base import Atoms, Model, Parameters, Regression
 from moe_sim.solvers.gradient import OPTIMIZERS
 from moe_sim.study.schema import LARGEST, Claim
 
@@ -179,7 +179,7 @@ def _build(tables: dict[str, Any]) -> Problem:
         law = build_law(tables["law"], model.dimension)
     sample = tables["sample"]
     _keys("sample", sample, SAMPLE_KEYS)
-    regression = isinstance(model, RegressionModel)
+    regression = isinstance(model, Regression)
     mode = one_of("sample.mode", sample.get("mode", "exact" if regression else "iid"), ("exact", "iid"))
     if mode == "exact" and not regression:
         raise InputError(
@@ -200,10 +200,10 @@ def _build(tables: dict[str, Any]) -> Problem:
             f"{given} gives {len(law.nodes()[1])} points for {parameters} parameters: "
             f"{'add points to law.x' if given == 'law.x' else 'raise law.points'} or lower fit.atoms"
         )
-    names = standard_losses(model.exponents)
+    names = standard_losses(model)
     claimed = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c]
     names += [name for name in claimed if name not in names]
-    losses = [parse_loss(name, model.exponents, model.gauge) for name in names]
+    losses = [loss_of(model, name) for name in names]
     moving = one_of("sample.truth", sample.get("truth", "given"), ("given", "least-favourable")) != "given"
     asked = [name for name in claimed if name != "function"]
     if moving and not asked:
@@ -221,10 +221,9 @@ def _build(tables: dict[str, Any]) -> Problem:
 
 def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
     _keys("fit", table, FIT_KEYS)
-    atoms = whole("fit.atoms", _need("fit", table, "atoms"), 1)
+    atoms = _atoms(table, model)
     fitting = estimators(model)
-    known = [name for names in ESTIMATORS.values() for name in names]
-    estimator = one_of("fit.estimator", table.get("estimator", fitting[0]), known)
+    estimator = one_of("fit.estimator", table.get("estimator", fitting[0]), LIMITS)
     if estimator not in fitting:
         kind, other = ("regression model", "likelihood") if "least-squares" in fitting else ("mixture", "regression")
         raise InputError(
@@ -240,7 +239,7 @@ def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
     for name in ("spread", "spread_exponent"):
         if name in table and start == "data":
             raise InputError(f"fit.{name} is noise about the truth, fit.start = 'data' has none: leave it out")
-    if estimator == "steps" and "tolerance" in table and isinstance(model, RegressionModel):
+    if estimator == "steps" and "tolerance" in table and isinstance(model, Regression):
         raise InputError(
             f"fit.tolerance = {table['tolerance']} with 'steps' is a rule of EM: leave it out of a regression"
         )
@@ -253,54 +252,56 @@ def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
     return FitOptions(
         atoms, estimator, start,
         whole("fit.starts", table.get("starts", 8), 1, 10**4), whole("fit.budget", table.get("budget", 4), 1, 100),
-        number("fit.bound", table.get("bound", model.bounds[0]), 1e-6),
-        number("fit.bias_bound", table.get("bias_bound", model.bounds[1]), 1e-6),
+        number("fit.bound", table.get("bound", model.default_bounds[0]), 1e-6),
+        number("fit.bias_bound", table.get("bias_bound", model.default_bounds[1]), 1e-6),
         whole("fit.max_iterations", table.get("max_iterations", LIMITS[estimator]), 0 if estimator == "steps" else 1),
         _spread(table, model, atoms), number("fit.spread_exponent", table.get("spread_exponent", 0.0), 0.0, 10), solver,
     )  # fmt: skip
 
 
-def _spread(table: dict[str, Any], model: Model, atoms: int) -> float | dict[str, float] | None:
+def _spread(table: dict[str, Any], model: Model, atoms: Atoms) -> float | dict[str, float] | None:
     """Start noise: one number, or one for each of some free coordinates."""
     value = table.get("spread")
     if not isinstance(value, dict):
         return None if value is None else number("fit.spread", value, 0.0)
-    _keys("fit.spread", value, set(model.box(atoms, *model.bounds)[0]))
+    _keys("fit.spread", value, set(model.free_shapes(atoms)))
     return {name: number(f"fit.spread.{name}", v, 0.0) for name, v in value.items()}
 
 
-def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Parameters:
-    shapes = model.shapes(1)
-    defaults = model.known()
-    _keys("truth", table, set(shapes))
-    masses = array(f"truth.{model.mass}", _need("truth", table, model.mass), (None,))
-    if len(masses) == 0:
-        raise InputError(f"truth.{model.mass} is empty: a truth has at least one atom")
-    if options.atoms < len(masses):
-        raise InputError(
-            f"fit.atoms = {options.atoms} is fewer than the {len(masses)} true atoms: pass at least {len(masses)}"
-        )
-    found = {}
-    for name, shape in model.shapes(len(masses)).items():
-        value = defaults[name] if name in defaults and name not in table else _need("truth", table, name)
-        found[name] = array(f"truth.{name}", value, shape)
-    _inside(model, found, options)
-    return found
-
-
-def _inside(model: Model, truth: Parameters, options: FitOptions) -> None:
-    """Refuse a truth outside the parameter set, by its free coordinates."""
-    lower, upper = model.box(len(truth[model.mass]), options.bound, options.bias_bound)
-    for name, value in {k: np.asarray(v) for k, v in model.free(truth).items()}.items():
-        outside = value[(value < lower[name]) | (value > upper[name])]
-        if outside.size:
-            key = "bias_bound" if name == model.mass or name == "log_ratio" else "bound"
-            # Not every free coordinate is a key of [truth]: log_ratio is that of two weights.
-            where = f"truth.{name}" if name in truth else f"truth: its {name}"
+def _atoms(table: dict[str, Any], model: Model) -> Atoms:
+    """``fit.atoms``: a number, or one for each group of a model with several."""
+    value = _need("fit", table, "atoms")
+    groups = model.groups
+    if not isinstance(value, dict):
+        if len(groups) > 1:
+            each = ", ".join(f"{group} = 2" for group in groups)
             raise InputError(
-                f"{where} has {outside[0]:g}, outside [{lower[name].min():g}, {upper[name].max():g}]: "
-                f"raise the bound (fit.{key}) or move the truth inside"
+                f"fit.atoms = {value!r}: this model has atoms of {' and '.join(groups)}, pass atoms = {{{each}}}"
             )
+        return whole("fit.atoms", value, 1)
+    if len(groups) == 1:
+        raise InputError(f"fit.atoms = {value!r}: this model has one kind of atoms, pass a number")
+    _keys("fit.atoms", value, set(groups))
+    return {group: whole(f"fit.atoms.{group}", _need("fit.atoms", value, group), 1) for group in groups}
+
+
+def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Parameters:
+    declared, sizes = model.parameters(), {}
+    _keys("truth", table, set(declared))
+    for group, fitted in model.sizes(options.atoms).items():
+        mass = model.masses[group]
+        sizes[group] = len(array(f"truth.{mass}", _need("truth", table, mass), (None,)))
+        if sizes[group] == 0:
+            raise InputError(f"truth.{mass} is empty: a truth has at least one atom")
+        if fitted < sizes[group]:
+            name = "fit.atoms" if len(model.groups) == 1 else f"fit.atoms.{group}"
+            raise InputError(
+                f"{name} = {fitted} is fewer than the {sizes[group]} true atoms: pass at least {sizes[group]}"
+            )
+    found = coordinates.read_truth(declared, model.shapes(sizes), table)
+    lower, upper = model.bounds(sizes, options.bound, options.bias_bound)
+    coordinates.outside(declared, model.unconstrain(found), lower, upper)
+    return found
 
 
 def _sizes(sample: dict[str, Any]) -> list[int]:

@@ -24,11 +24,13 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from moe_sim.data.covariates import Law
-from moe_sim.fitting.multistart import FitOptions, loss_function
+from moe_sim.fitting.multistart import FitOptions, LossFunction
+from moe_sim.losses.distances import Target
 from moe_sim.losses.voronoi import Loss
-from moe_sim.models.base import MixtureModel, Model, Parameters
+from moe_sim.models.base import Model, Parameters, Regression
 from moe_sim.theory import cone
-from moe_sim.theory.influence import owned, standardised
+from moe_sim.theory.identifiability import without_translation
+from moe_sim.theory.influence import owned
 
 SCRAMBLINGS = 8  # independent scramblings of a Sobol sequence: their spread gives the error of the constant
 EXACT_DRAWS, OVER_DRAWS = 2**10, 2**8  # of each scrambling
@@ -103,13 +105,13 @@ class Constants:
 
 def constants(model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]) -> Constants:
     """The predicted ``Constants`` of a study's losses; arguments are fields of ``study.problem``."""
-    atoms = len(truth[model.mass])
-    kind = "exact" if options.atoms == atoms else "over"
+    spare = model.total(options.atoms) - model.count(truth)
+    kind = "over" if spare else "exact"
     at = Neighbourhood(model, truth, law)
     reason = at.reason(options)
     if reason is not None:
         return Constants(kind, reason=reason)
-    return (_exact if kind == "exact" else _over)(at, options.atoms - atoms, losses)
+    return (_exact if kind == "exact" else _over)(at, spare, losses)
 
 
 class Neighbourhood:
@@ -121,16 +123,17 @@ class Neighbourhood:
 
     def __init__(self, model: Model, truth: Parameters, law: Law | None):
         self.model, self.truth, self.law = model, truth, law
-        theta, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in model.free(truth).items()})
-        self.theta, self.unflatten = theta, lambda theta: model.restore(unravel(theta))
-        self.seen = standardised(model, truth, law)
+        theta, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in model.unconstrain(truth).items()})
+        self.theta, self.unflatten = theta, lambda theta: model.constrain(unravel(theta))
+        self.seen = Target(model, truth, law)
         self.scores = np.asarray(jax.jit(jax.jacfwd(lambda t: self.seen.rows(self.unflatten(t))))(theta))
         self.kept, self.null = cone.rank_split(self.scores)
 
     def reason(self, options: FitOptions) -> str | None:
         """Why there is no limit, or None."""
-        lower, upper = self.model.box(len(self.truth[self.model.mass]), options.bound, options.bias_bound)
-        for name, value in self.model.free(self.truth).items():
+        sizes = self.model.sizes_of(self.truth)
+        lower, upper = self.model.bounds(sizes, options.bound, options.bias_bound)
+        for name, value in self.model.unconstrain(self.truth).items():
             if np.any(value <= lower[name]) or np.any(value >= upper[name]):
                 return EDGE.format(name)
         return UNIDENTIFIED if self._moves_measure() else None
@@ -138,15 +141,18 @@ class Neighbourhood:
     def _moves_measure(self) -> bool:
         """Whether some null direction does more to the measure than translate its gates."""
         gauge = self.model.gauge
+        moving = {"", *gauge.split("+")} if gauge is not None else set()
+        movable = self.model.measure(self.truth).movable
 
         def parts(theta):
-            measure = self.model.measure(self.unflatten(theta))
-            return {"": measure.log_weight, **measure.blocks}
+            measure = self.model.measure(self.model.canonical(self.unflatten(theta)))
+            return {"": measure.log_weight, **measure.blocks, **measure.shared}
 
         for name, jacobian in jax.jacfwd(parts)(self.theta).items():
             change = jacobian @ self.null
-            if gauge is not None and name in ("", gauge):
-                change = change - jnp.mean(change, axis=0)
+            if name in moving:
+                rows = change.reshape(len(change), -1)
+                change = without_translation(rows, movable).reshape(change.shape)
             if np.any(np.abs(change) > 1e-6 * np.linalg.norm(self.null, axis=0)):
                 return True
         return False
@@ -160,7 +166,7 @@ class Neighbourhood:
 
         For a regression both are J'J / noise^2: second derivatives of f are weighed by residuals, of mean 0 at every x.
         """
-        if not isinstance(self.model, MixtureModel):
+        if isinstance(self.model, Regression):
             return self.gram()
         mean = lambda t: self.seen.root @ self.seen.rows(self.unflatten(t))  # noqa: E731
         return -np.asarray(jax.jit(jax.hessian(mean))(self.theta))
@@ -178,25 +184,25 @@ def _exact(at: Neighbourhood, spare: int, losses: list[Loss]) -> Constants:
     root = at.root()
     step = STEP / np.sqrt(np.max(np.sum(root**2, axis=1)))
     theta = at.theta + step * normal_draws(root.shape[1], EXACT_DRAWS) @ root.T
-    measured = loss_function(at.model, at.truth, at.law, losses, at.unflatten)(None, theta)
+    measured = LossFunction(at.model, at.truth, at.law, losses, at.model.sizes_of(at.truth))(theta)
     found = [_constant(at.model, loss, spare, measured[loss.name], np.ones(len(theta)), step) for loss in losses]
     return Constants("exact", root.shape[1], constants=found)
 
 
 def _over(at: Neighbourhood, spare: int, losses: list[Loss]) -> Constants:
     model, truth = at.model, at.truth
-    if len(owned(model)) + 1 < len(model.shapes(1)):
+    if len(model.groups) > 1 or len(owned(model)) + 1 < len(model.parameters()):
         return Constants("over", reason=COMMON)
     first, second = cone.cone_features(model, truth, at.law)
     rank = cone.rank_split(np.concatenate([first, second], axis=1))[0].shape[1]
     if rank < at.kept.shape[1] + second.shape[1]:
         return Constants("over", reason=DEPENDENT)
-    tangent = cone.Cone(first, second, len(truth[model.mass]), spare)
+    tangent = cone.Cone(first, second, model.count(truth), spare)
     found = tangent.project(normal_draws(sum(tangent.dimensions), OVER_DRAWS))
     params = cone.members(model, truth, found, OVER_STEP)
     lanes = {name: value.reshape(-1, *value.shape[2:]) for name, value in params.items()}
     of_measures = [loss for loss in losses if loss.kind != "function"]
-    measured = loss_function(model, truth, at.law, of_measures, lambda params: params)(None, lanes)
+    measured = LossFunction(model, truth, at.law, of_measures, None)(lanes)
     ways = found.nearest.sum(axis=1, keepdims=True)
     measured["function"] = np.repeat(OVER_STEP * at.seen.unit * found.length, found.nearest.shape[1])
     weight = (found.nearest / ways).ravel()

@@ -98,7 +98,7 @@ class Cone:
         z1, z2 = np.split(noise, self.dimensions[:1], axis=1)
         draws, ways = len(noise), len(owner)
         lanes = (np.repeat(z2, ways, axis=0), np.tile(owner, (draws, 1)))
-        v, half = self._search(None, lanes)
+        v, half = self._search(jnp.asarray(self._factor), lanes)
         v, half = v.reshape(draws, ways, self.spare, self.q), half.reshape(draws, ways)
         # The apex is in every cone; exactly 0, so that coinciding atoms coincide.
         apex = 0.5 * np.sum(z2**2, axis=1)[:, None]
@@ -116,10 +116,9 @@ class Cone:
         r, s = np.triu_indices(self.q)
         return (jax.nn.one_hot(owner, self.atoms).T @ (v[:, r] * v[:, s])).ravel()
 
-    def _nearest(self, _, lane):
+    def _nearest(self, factor, lane):
         """v (spare, q) and half the squared distance, for noise (p2,) and one way of giving atoms to cells."""
         noise, owner = lane
-        factor = jnp.asarray(self._factor)
         shape = (self.spare, self.q)
 
         def gap(flat):
@@ -163,7 +162,7 @@ def members(model: Model, truth: Parameters, found: Projection, step: float) -> 
     length 1 and are orthogonal to each other and to 1, which makes sum w d = b and sum w d d' = M.
     """
     eta, back = places(model, truth)
-    weight, mass = np.asarray(model.measure(truth).weight), np.asarray(truth[model.mass])
+    weight, mass = np.asarray(model.measure(truth).weight), np.asarray(truth[model.masses[model.groups[0]]])
     draws, ways = found.nearest.shape
     place = np.empty((draws, ways, len(eta) + found.owner.shape[1], eta.shape[1]))
     masses = np.empty(place.shape[:3])
@@ -177,6 +176,6 @@ def members(model: Model, truth: Parameters, found: Projection, step: float) -> 
             offset = np.sqrt(step * size / weight[j]) * np.swapaxes(corners, 1, 2)
             place[:, way, cell] = at + offset + step * found.b[:, way, j, None] / weight[j]
             among = size / (1 + step * found.a[:, way, j] / weight[j])
-            masses[:, way, cell] = np.asarray(model.share(mass[j], np.asarray(among)))[:, None]
+            masses[:, way, cell] = np.asarray(model.divide_mass(mass[j], np.asarray(among)))[:, None]
     parts = jax.vmap(jax.vmap(jax.vmap(back)))(jnp.asarray(place))
-    return {name: np.asarray(value) for name, value in parts.items()} | {model.mass: masses}
+    return {name: np.asarray(value) for name, value in parts.items()} | {model.masses[model.groups[0]]: masses}

@@ -22,9 +22,11 @@ from scipy.optimize import minimize
 
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.losses.distances import NEAR_NODES, Target
 from moe_sim.models.base import Model, Parameters
+from moe_sim.models.coordinates import element
 from moe_sim.theory.influence import atom_names, influences
-from moe_sim.theory.search import SAME, assignments, owners, residuals_near
+from moe_sim.theory.search import SAME_FUNCTION, owners, residuals_near, ways
 
 RANK = 1e-8  # relative singular value, or residual of a column of length 1, below which there is dependence
 _ZERO = 1e-6  # coefficient, in units of columns of length 1, that is not printed
@@ -76,11 +78,11 @@ class ModelCheck:
 
 def check_model(model: Model, truth: Parameters, law: Law | None, options: FitOptions) -> ModelCheck:
     """The check of a model at a truth; ``options`` says how many atoms are fitted, and the box."""
-    true_atoms = len(truth[model.mass])
-    ways = [(1,) * true_atoms]
-    if options.atoms > true_atoms:
-        ways += list(assignments(options.atoms, true_atoms))
-    tangents = [tangent(model, truth, law, replace(options, atoms=sum(way)), way) for way in ways]
+    true = model.sizes_of(truth)
+    covers = [(true, (1,) * model.count(truth))]
+    if model.total(options.atoms) > model.count(truth):
+        covers += [(model.sizes(options.atoms), way) for way in ways(model, truth, options.atoms)]
+    tangents = [tangent(model, truth, law, replace(options, atoms=atoms), way) for atoms, way in covers]
     return ModelCheck(tangents, *dependences(model, truth, law))
 
 
@@ -89,7 +91,7 @@ def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOption
     fitter = Fitter(model, truth, options)
     owner = np.array(owners(cells))
     centre = jnp.asarray(fitter.cover(owners(cells)))
-    value, jacobian = residuals_near(model, truth, law, fitter.unflatten, options.atoms)
+    value, jacobian = residuals_near(Target(model, truth, law, NEAR_NODES.get(model.outputs, 5)), options.atoms)
     J = np.asarray(jax.jit(jacobian)(centre))
     length = np.maximum(np.linalg.norm(J, axis=0), 1e-300)
     _, singular, rows = np.linalg.svd(np.linalg.qr(J / length, mode="r"))
@@ -117,17 +119,28 @@ def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOption
 def _same_measure(model: Model, fitter: Fitter, centre, owner: np.ndarray) -> np.ndarray:
     """How the measure moves with the coordinates, (., P), translations of gates and exchange of mass left out."""
 
+    true_measure = model.measure(fitter.truth or {})
+
     def moved(theta):
-        measure = model.measure(fitter.unflatten(theta))
+        measure = model.measure(model.canonical(fitter.unflatten(theta)))
         mass = jnp.log(jax.ops.segment_sum(measure.weight, jnp.asarray(owner), int(owner.max()) + 1))
         blocks = dict(measure.blocks)
         if model.gauge is not None:
-            mass = mass - jnp.mean(mass)
-            if model.gauge:
-                blocks[model.gauge] = blocks[model.gauge] - jnp.mean(blocks[model.gauge], axis=0)
-        return jnp.concatenate([mass, *(block.ravel() for block in blocks.values())])
+            mass = without_translation(mass[:, None], true_measure.movable)[:, 0]
+            for block in filter(None, model.gauge.split("+")):
+                blocks[block] = without_translation(blocks[block], measure.movable)
+        parts = [*blocks.values(), *measure.shared.values()]
+        return jnp.concatenate([mass, *(block.ravel() for block in parts)])
 
     return np.asarray(jax.jacfwd(moved)(centre))
+
+
+def without_translation(rows, movable):
+    """Rows (L, D) less the mean of those that may be translated."""
+    if movable is None:
+        return rows - jnp.mean(rows, axis=0)
+    share = jnp.asarray(movable, float)
+    return rows - share[:, None] * (share @ rows / jnp.sum(share))
 
 
 def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None:
@@ -167,15 +180,15 @@ def _straight(value, centre, line: np.ndarray, fitter: Fitter) -> bool:
         moves = np.abs(line) > 0
         room = np.where(line > 0, upper - centre, centre - lower)[moves] / np.abs(line[moves])
         steps = np.array([0.03, 0.3, 0.9]) * min(room.min(), 10.0)
-        return steps[0] > 0 and all(float(jnp.linalg.norm(value(centre + t * line))) < SAME for t in steps)
+        return steps[0] > 0 and all(float(jnp.linalg.norm(value(centre + t * line))) < SAME_FUNCTION for t in steps)
 
     return along(line) or along(-line)
 
 
 def _coordinates(fitter: Fitter) -> list[str]:
     """Names of the flat free coordinates: value[0,1] and so on."""
-    named = fitter.unflatten_free(jnp.arange(len(np.asarray(fitter.lower))))
-    found = {int(i): f"{name}[{','.join(map(str, w))}]" for name, v in named.items() for w, i in np.ndenumerate(v)}
+    named = fitter.unflatten_free(jnp.arange(len(np.asarray(fitter.lower)), dtype=float))
+    found = {int(i): element(name, w) for name, v in named.items() for w, i in np.ndenumerate(v)}
     return [found[i] for i in range(len(found))]
 
 
@@ -249,7 +262,7 @@ def dependences(model: Model, truth: Parameters, law: Law | None) -> tuple[int, 
             continue
         dropped = max(dropped, size)
         found.append((column.atom, _equation(column, [columns[i] for i in basis])))
-    return len(columns), len(basis), kept, dropped, _gathered(found, len(truth[model.mass]))
+    return len(columns), len(basis), kept, dropped, _gathered(found, model.count(truth))
 
 
 def _columns(model: Model, truth: Parameters, law: Law | None) -> Iterator[_Column]:
@@ -258,10 +271,14 @@ def _columns(model: Model, truth: Parameters, law: Law | None) -> Iterator[_Colu
     Where gates may be translated, those of the last atom in mass and gate alone are left out: by definition they are
     sums of those of the others.
     """
-    names, symmetric = atom_names(model, truth)
+    groups = [group for group, size in model.sizes_of(truth).items() for _ in range(size)]
+    movable = model.measure(truth).movable
+    moves = np.ones(len(groups), bool) if movable is None else np.asarray(movable)
+    translated = set(filter(None, (model.gauge or "").split("+")))
     for j, (value, slope, curve) in enumerate(influences(model, truth, law)):
-        last = model.gauge is not None and j == len(truth[model.mass]) - 1
-        gate = [bool(last and model.gauge and name.startswith(model.gauge)) for name in names]
+        names, symmetric = atom_names(model, truth, groups[j])
+        last = model.gauge is not None and j == np.flatnonzero(moves)[-1]
+        gate = [bool(last and name.split("[")[0] in translated) for name in names]
         if not last:
             yield _Column(j, (), value)
         slope, curve = slope @ symmetric, symmetric.T @ curve @ symmetric

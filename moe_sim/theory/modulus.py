@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from moe_sim.data.covariates import Law
@@ -27,7 +26,7 @@ from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.cone import rank_split
 from moe_sim.theory.level import GAIN
-from moe_sim.theory.search import SAME, STEEPEST, Branch, Lanes, Points, Search, assignments, joined
+from moe_sim.theory.search import SAME_FUNCTION, STEEPEST, Branch, Offsets, Points, Search, joined, most_in_a_cell, ways
 
 LARGEST, LEVELS = 0.3, 11  # eps at first, and at how many eps, from one to the next offsets halved
 LEAST = 1e-12  # eps at last: a loss is a difference of masses, and rounded as they are
@@ -124,21 +123,21 @@ def _zero_from(eps: np.ndarray, omega: np.ndarray) -> int | None:
     Nor where it may have come down to rounding by a power of eps: the last that was seen, and ``STEEPER``.
     """
     known = np.flatnonzero(~np.isnan(omega))
-    above = known[omega[known] >= SAME]
+    above = known[omega[known] >= SAME_FUNCTION]
     first = known[known > (above[-1] if len(above) else -1)][:1]
     if not len(first):
         return None
     if len(above):
         seen = _slope(eps[above], omega[above])
         power = STEEPEST if seen is None else seen + STEEPER
-        if omega[above[-1]] * (eps[first[0]] / eps[above[-1]]) ** power < SAME:
+        if omega[above[-1]] * (eps[first[0]] / eps[above[-1]]) ** power < SAME_FUNCTION:
             return None
     return int(first[0])
 
 
 def _slope(eps: np.ndarray, omega: np.ndarray) -> float | None:
     """Of log omega over log eps, between the two smallest eps where omega is known and not 0 to rounding."""
-    known = np.flatnonzero(omega >= SAME)[-2:]  # NaN is not
+    known = np.flatnonzero(omega >= SAME_FUNCTION)[-2:]  # NaN is not
     if len(known) < 2:
         return None
     return float(np.diff(np.log(omega[known]))[0] / np.diff(np.log(eps[known]))[0])
@@ -156,7 +155,7 @@ def modulus(
     searched = [loss for loss in losses if loss.kind != "function"]
     search = Search(model, truth, law, options, searched) if searched else None
     for loss in losses:
-        every = grid(loss, options.atoms - len(truth[model.mass]) + 1) if eps is None else eps
+        every = grid(loss, most_in_a_cell(model, truth, options.atoms)) if eps is None else eps
         if search is None or loss.kind == "function":
             yield Modulus(loss.name, every[:LEVELS], every[:LEVELS], [], {}, [], [])
         else:
@@ -193,7 +192,7 @@ class _Level(NamedTuple):
 
     def exhausted(self, degenerate: bool) -> bool:
         """Whether rounding tells: of the least omega or, where that is 0, of all others."""
-        others = [omega for omega in self.least().values() if omega > SAME]
+        others = [omega for omega in self.least().values() if omega > SAME_FUNCTION]
         return bool(others and max(others) < FLOOR) if degenerate else self.omega < FLOOR
 
 
@@ -202,8 +201,13 @@ class Descent:
 
     def __init__(self, search: Search, which: int):
         self.search, self.which, self.levels = search, which, list[_Level]()
-        true_atoms = len(search.truth[search.model.mass])
-        self.branches = [Branch(search, sizes) for sizes in assignments(search.fitter.options.atoms, true_atoms)]
+        options = search.fitter.options
+        self.branches = [Branch(search, sizes) for sizes in ways(search.model, search.truth, options.atoms)]
+        if not self.branches:
+            raise InputError(
+                f"no measure of {options.atoms} atoms gives the function of the truth, whose atoms cannot be split: "
+                "pass fit.atoms as many as the truth has"
+            )
         self.rng = np.random.default_rng([0, which])
 
     def run(self, every: np.ndarray, progress: Callable[[str, float, float], None] | None = None) -> Modulus:
@@ -233,7 +237,9 @@ class Descent:
                 more = self._solve(eps, self._followed(levels[source], eps))
                 levels[k] = self._ended(eps, _joined(levels[k].points, more))
                 tell(levels[k])
-            if all(level.omega > 0.99 * omega or omega < SAME for level, omega in zip(levels, before, strict=True)):
+            if all(
+                level.omega > 0.99 * omega or omega < SAME_FUNCTION for level, omega in zip(levels, before, strict=True)
+            ):
                 break
         return self._summary()
 
@@ -262,7 +268,7 @@ class Descent:
             hopeless = [max(FLOOR, points.least) for points in self.levels[-1].points]
         return self._ended(eps, self._solve(eps, lanes, hopeless))
 
-    def _solve(self, eps: float, lanes: list[Lanes], hopeless: list[float] | None = None, gain=GAIN) -> list[Points]:
+    def _solve(self, eps: float, lanes: list[Offsets], hopeless: list[float] | None = None, gain=GAIN) -> list[Points]:
         return self.search.solve(self.which, eps, self.branches, lanes, hopeless, gain)
 
     def _ended(self, eps: float, found: list[Points]) -> _Level:
@@ -272,7 +278,7 @@ class Descent:
             return _Level(eps, found)
         return _Level(eps, _joined(found, self._solve(eps, best, gain=ENDED)))
 
-    def _followed(self, last: _Level, eps: float) -> list[Lanes]:
+    def _followed(self, last: _Level, eps: float) -> list[Offsets]:
         """Where the best points of another eps lead to: a part of the way shows how each coordinate moves."""
         now = last.eps * (eps / last.eps) ** PART
         best = [points.best() for points in last.points]
@@ -305,7 +311,7 @@ class Descent:
         if made.zero_from is None:
             return made
         # Nearer the truth all directions that first order does not see would seem to belong to the set.
-        null = rank_split(np.asarray(jax.jit(self.search.jacobian)(thetas[made.zero_from])))[1]
+        null = rank_split(np.asarray(self.search.jacobian(thetas[made.zero_from])))[1]
         return replace(made, dimension=null.shape[1])
 
 

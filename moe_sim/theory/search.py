@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import reduce
+from functools import lru_cache, partial, reduce
+from itertools import chain, product
 from typing import NamedTuple
 
 import jax
@@ -12,20 +13,19 @@ import numpy as np
 
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.batching import LaneFunction
-from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.fitting.multistart import FitOptions, Fitter, measured, parameters_of
 from moe_sim.likelihood import gaussian_mixture
-from moe_sim.losses.distances import density_nodes, function_residuals
-from moe_sim.losses.voronoi import Loss, cells, evaluate
-from moe_sim.models.base import MixtureModel, Model, Parameters
+from moe_sim.losses.distances import NEAR_NODES, Target
+from moe_sim.losses.voronoi import Loss, cells
+from moe_sim.models.base import Atoms, MixtureModel, Model, Parameters
 from moe_sim.theory.level import GAIN, least_on_level
 
 RANGE = 5.0  # factor by which a coordinate of a gate may change what an atom counts for, anywhere on the law
-NODES = {1: 12, 2: 6}  # Gauss-Hermite nodes an axis by outputs: near the truth residuals are nearly polynomials
 SCALES = 100.0  # factor between groups of coordinates in a random start
-KEPT = 2  # best points of an assignment that are followed to the next eps
+POINTS_FOLLOWED = 2  # best points of an assignment that are followed to the next eps
 STEEPEST = 10.0  # power of eps beyond which a coordinate is not extrapolated
 _JITTER = 1e-7  # of a typical offset
-SAME = 1e-12  # distance below which two functions are the same to rounding
+SAME_FUNCTION = 1e-12  # distance below which two functions are the same to rounding
 
 
 def assignments(atoms: int, true_atoms: int) -> Iterator[tuple[int, ...]]:
@@ -38,41 +38,45 @@ def assignments(atoms: int, true_atoms: int) -> Iterator[tuple[int, ...]]:
             yield first, *rest
 
 
+def ways(model: Model, truth: Parameters, atoms: Atoms) -> list[tuple[int, ...]]:
+    """All ways of putting fitted atoms on true ones, group by group, that give the function of the truth: how many sit
+    on each. Empty where no split of an atom keeps the function."""
+    true, fitted = model.sizes_of(truth), model.sizes(atoms)
+    each = [list(assignments(fitted[group], true[group])) for group in model.groups]
+    every = [tuple(chain(*parts)) for parts in product(*each)]
+    splits = model.divisible(truth)
+    return [way for way in every if all(size == 1 or may for size, may in zip(way, splits, strict=True))]
+
+
+def most_in_a_cell(model: Model, truth: Parameters, atoms: Atoms) -> int:
+    """How many fitted atoms may share a true one."""
+    true, fitted = model.sizes_of(truth), model.sizes(atoms)
+    return max(fitted[group] - true[group] for group in model.groups) + 1
+
+
 def owners(sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The true atom of each fitted one, where so many sit on each."""
     return tuple(np.repeat(np.arange(len(sizes)), sizes).tolist())
 
 
-def residuals_near(
-    model: Model, truth: Parameters, law: Law | None, unflatten, atoms: int
-) -> tuple[Callable, Callable]:
-    """``value(theta)`` (M,) and ``jacobian(theta)`` (M, P), the norm of the first the distance from the truth.
-
-    Mixtures: h^2 = 1/2 E_p* (sqrt(p / p*) - 1)^2 on the nodes of the truth, by expm1 of half the log ratio, and scores
-    for its derivative. It misses what p puts where p* is not, which the neighbourhood of the truth rules out.
-    """
+def residuals_near(target: Target, atoms: Atoms) -> tuple[Callable, Callable]:
+    """``value(theta)`` (M,) and ``jacobian(theta)`` (M, P) of ``Target.near``: the norm of the first is the distance
+    from the truth. Gaussian mixtures have their written-out scores for the second."""
+    model, unflatten = target.model, parameters_of(target.model, atoms)
+    value = lambda theta: target.near(unflatten(theta))  # noqa: E731
     if not isinstance(model, MixtureModel):
-        residuals = function_residuals(model, truth, law)
-        value = lambda theta: residuals(unflatten(theta))  # noqa: E731
         return value, jax.jacfwd(value)
-    form = model.form(atoms)
-    x, y, log_weight = jax.jit(density_nodes(model, law, NODES.get(model.outputs, 5)))(truth)
-    root = jnp.exp(0.5 * log_weight) / jnp.sqrt(2.0)
-    known = jax.vmap(lambda a, b: model.log_density(truth, a, b))(x, y)
-
-    def half_ratio(theta):
-        params = unflatten(theta)
-        return 0.5 * (jax.vmap(lambda a, b: model.log_density(params, a, b))(x, y) - known)
+    form = model.form(model.total(atoms))
 
     def coefficients(theta):
         return model.coefficients(unflatten(theta))
 
     def jacobian(theta):
-        rows = 0.5 * root * jnp.exp(half_ratio(theta))
+        rows = 0.5 * target.root / jnp.sqrt(2.0) * jnp.exp(target.half_log_ratio(unflatten(theta)))
         inner = jax.jacfwd(lambda t: form.ravel(coefficients(t)))(theta)
-        return rows[:, None] * (gaussian_mixture.scores(form, coefficients(theta), x, y) @ inner)
+        return rows[:, None] * (gaussian_mixture.scores(form, coefficients(theta), target.x, target.y) @ inner)
 
-    return lambda theta: root * jnp.expm1(half_ratio(theta)), jacobian
+    return value, jacobian
 
 
 class Points(NamedTuple):
@@ -93,22 +97,22 @@ class Points(NamedTuple):
 
     def agreeing(self, i: int | np.integer) -> frozenset[int]:
         """The fresh starts behind all points that are as good as number i."""
-        return frozenset().union(*self.starts[self.omega <= max(1.01 * self.omega[i], SAME)])
+        return frozenset().union(*self.starts[self.omega <= max(1.01 * self.omega[i], SAME_FUNCTION)])
 
     def best(self) -> Points:
-        """The best point, and the next ones that differ from it: ``KEPT`` in all, fewer where fewer were reached."""
+        """The best point and the next ones that differ from it: ``POINTS_FOLLOWED`` in all, or as many as there are."""
         chosen: list[np.integer] = []
         starts: list[frozenset[int]] = []
         for i in np.argsort(self.omega, kind="stable"):
             differs = all(self.omega[i] > 1.01 * self.omega[j] for j in chosen)
-            if differs and len(chosen) < KEPT and np.isfinite(self.omega[i]):
+            if differs and len(chosen) < POINTS_FOLLOWED and np.isfinite(self.omega[i]):
                 starts.append(self.agreeing(i))
                 chosen.append(i)
         arrays = [v[chosen] for v in self[:-1]]
         return Points(*arrays, objects(starts))  # type: ignore[call-arg]
 
 
-class Lanes(NamedTuple):
+class Offsets(NamedTuple):
     """Centres and offsets (S, P) to start from; ``starts`` as in ``Points``."""
 
     centre: np.ndarray
@@ -128,35 +132,72 @@ def objects(values: list) -> np.ndarray:
     return found
 
 
+@lru_cache(maxsize=32)
+def _compiled(atoms: tuple[tuple[str, int], ...], losses: tuple[Loss, ...]) -> LaneFunction:
+    """``least_on_level``; lanes: centre, offset, eps, lower, upper, hopeless, gain, which loss."""
+    sizes = dict(atoms)
+
+    def one(target: Target, lane):
+        centre, offset, eps, lower, upper, hopeless, gain, which = lane
+        model, truth = target.model, target.truth
+        params = parameters_of(model, sizes)
+        value, jacobian = residuals_near(target, sizes)
+        every = [lambda theta, loss=loss: measured(model, [loss], params(theta), truth)[loss.name] for loss in losses]
+        loss = lambda theta: jax.lax.switch(which, every, theta)  # noqa: E731
+        point = least_on_level(value, jacobian, loss, centre, offset, eps, lower, upper, hopeless, gain)
+        fitted, true = (model.measure(model.canonical(p)) for p in (params(point.theta), truth))
+        return point.theta, point.omega, jnp.sum(cells(fitted, true), axis=0)
+
+    return LaneFunction(one)
+
+
+_static = partial(jax.jit, static_argnames="atoms")
+
+
+@_static
+def _unit(target: Target, theta, atoms):
+    return jnp.linalg.norm(residuals_near(target, dict(atoms))[1](theta), axis=0)
+
+
+@_static
+def _shares(target: Target, theta, atoms):
+    """How much each coordinate moves the log-share of an atom, at most, on the law: (P,)."""
+    model, unflatten = target.model, parameters_of(target.model, dict(atoms))
+    points = jnp.zeros((1, model.dimension)) if target.points is None else target.points
+    moved = jax.vmap(lambda x: jax.jacfwd(lambda t: model.log_shares(unflatten(t), x))(theta))
+    return jnp.max(jnp.abs(moved(points)), axis=(0, 1))
+
+
+@_static
+def _measure(target: Target, theta, atoms):
+    """Log-weights (L,) and locations (L, D), and their derivatives in theta."""
+
+    def parts(theta):
+        measure = target.model.measure(parameters_of(target.model, dict(atoms))(theta))
+        return measure.log_weight, measure.location
+
+    return parts(theta), jax.jacfwd(parts)(theta)
+
+
 class Search:
-    """The compiled search of one model, truth, fitted size and list of losses."""
+    """The search of one model, truth, fitted size and list of losses."""
 
     def __init__(self, model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]):
         self.fitter = fitter = Fitter(model, truth, options)
-        self.model, self.truth, self.law, self.losses = model, truth, law, losses
+        self.model, self.truth, self.losses = model, truth, losses
+        self.target = Target(model, truth, law, NEAR_NODES.get(model.outputs, 5))
+        self.atoms = tuple(model.sizes(options.atoms).items())
         self.lower, self.upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
-        names = fitter.unflatten_free(jnp.arange(len(self.lower)))
+        names = fitter.unflatten_free(jnp.arange(len(self.lower), dtype=float))
         self.groups = np.stack([np.isin(np.arange(len(self.lower)), np.ravel(v)) for v in names.values()]).astype(float)
-        self.value, self.jacobian = residuals_near(model, truth, law, fitter.unflatten, options.atoms)
-        self.unit = jax.jit(lambda theta: jnp.linalg.norm(self.jacobian(theta), axis=0))
-        self.pull = jax.jit(self._shares)
-        measure = lambda theta: model.measure(fitter.unflatten(theta))  # noqa: E731
-        self.log_weight = jax.jit(lambda theta: measure(theta).log_weight)
-        self.location = jax.jit(lambda theta: measure(theta).location)
-        true_measure = model.measure(truth)
-        every = [lambda theta, loss=loss: evaluate(loss, measure(theta), true_measure) for loss in losses]
-        self.loss = jax.jit(lambda which, theta: jax.lax.switch(which, every, theta))
+        self.jacobian = lambda theta: _jacobian(self.target, theta, self.atoms)
+        self._solve = _compiled(self.atoms, tuple(losses))
 
-        def one(_, lane):
-            centre, offset, eps, lower, upper, hopeless, gain, which = lane
-            loss = lambda theta: self.loss(which, theta)  # noqa: E731
-            point = least_on_level(self.value, self.jacobian, loss, centre, offset, eps, lower, upper, hopeless, gain)
-            return point.theta, point.omega, jnp.sum(cells(measure(point.theta), true_measure), axis=0)
-
-        self._solve = LaneFunction(one)
+    def log_weight(self, theta) -> np.ndarray:
+        return np.asarray(_measure(self.target, theta, self.atoms)[0][0])
 
     def solve(
-        self, which: int, eps: float, branches: list[Branch], lanes: list[Lanes], hopeless: list[float] | None = None,
+        self, which: int, eps: float, branches: list[Branch], lanes: list[Offsets], hopeless: list[float] | None = None,
         gain: float = GAIN,
     ) -> list[Points]:  # fmt: skip
         """Follow the lanes of all branches, side by side; hopeless, by branch, and gain: see ``least_on_level``."""
@@ -166,17 +207,16 @@ class Search:
         same = np.ones(len(every.offset), int)
         given_up = [np.inf] * len(branches) if hopeless is None else hopeless
         found = self._solve(
-            None,
+            self.target,
             (every.centre, every.offset, eps * same, *boxes, np.repeat(given_up, counts), gain * same, which * same),
         )
         split = [np.split(v, np.cumsum(counts)[:-1]) for v in (*found, every.starts)]
         return [Points(*parts) for parts in zip(*split, strict=True)]
 
-    def _shares(self, theta):
-        """How much each coordinate moves the log-share of an atom, at most, on the law: (P,)."""
-        points = jnp.zeros((1, self.model.dimension)) if self.law is None else jnp.asarray(self.law.nodes()[0])
-        moved = jax.vmap(lambda x: jax.jacfwd(lambda t: self.model.log_shares(self.fitter.unflatten(t), x))(theta))
-        return jnp.max(jnp.abs(moved(points)), axis=(0, 1))
+
+@_static
+def _jacobian(target: Target, theta, atoms):
+    return residuals_near(target, dict(atoms))[1](theta)
 
 
 class Branch:
@@ -186,10 +226,10 @@ class Branch:
         self.search = search
         self.owner = owners(sizes)
         self.centre = search.fitter.cover(self.owner)
-        pull = np.asarray(search.pull(jnp.asarray(self.centre)))
+        pull = np.asarray(_shares(search.target, self.centre, search.atoms))
         reach = np.where(pull > 1e-12, np.log(RANGE) / np.maximum(pull, 1e-12), np.inf)
         self.box = np.maximum(search.lower, self.centre - reach), np.minimum(search.upper, self.centre + reach)
-        weight, location = (np.asarray(jax.jacfwd(f)(self.centre)) for f in (search.log_weight, search.location))
+        weight, location = (np.asarray(v) for v in _measure(search.target, self.centre, search.atoms)[1])
         self._masses = np.any(weight != 0, axis=0) & ~np.any(location != 0, axis=(0, 1))  # that move nothing else
         slopes, ones = weight[:, self._masses], np.ones((len(weight), 1))
         # Where gates may be translated, and where masses add up to 1, a factor common to all masses is no matter.
@@ -197,46 +237,46 @@ class Branch:
         self._common = rank(np.concatenate([slopes, ones], axis=1)) > rank(slopes)
         self._to_masses = np.linalg.pinv(slopes - self._common * slopes.mean(axis=0))
 
-    def fresh(self, count: int, rng) -> Lanes:
+    def fresh(self, count: int, rng) -> Offsets:
         """``count`` random directions, in units of what coordinates do to the function, about covers of the truth.
 
         Each group of coordinates with a factor of its own: where atoms share a cell, what costs least moves groups by
         different powers of eps. How atoms share the mass of a cell costs nothing, so it is drawn as well, from all that
         the box holds.
         """
-        unit = np.asarray(self.search.unit(self.centre))
+        unit = np.asarray(_unit(self.search.target, self.centre, self.search.atoms))
         unit = np.maximum(unit, 1e-3 * unit.max())
         factor = np.exp(np.log(SCALES) * rng.uniform(-1, 1, (count, len(self.search.groups)))) @ self.search.groups
         offset = factor * rng.normal(size=(count, len(unit))) / unit
         starts = objects([frozenset([int(number)]) for number in rng.integers(2**62, size=count)])
         drawn = self.centre + self._masses * rng.uniform(-1, 1, (count, len(unit))) * np.log(RANGE)
-        return Lanes(np.array([self._shared_as(theta) for theta in drawn]), offset, starts)
+        return Offsets(np.array([self._shared_as(theta) for theta in drawn]), offset, starts)
 
-    def led(self, points: Points, rng) -> Lanes:
+    def led(self, points: Points, rng) -> Offsets:
         """Through points found before, at this or a nearby eps."""
         return self._through(points.theta, points, rng)
 
-    def extrapolated(self, points: Points, at: float, further: Points, now: float, eps: float, rng) -> Lanes:
+    def extrapolated(self, points: Points, at: float, further: Points, now: float, eps: float, rng) -> Offsets:
         """From points at eps ``at`` and the same led on to ``now``: each coordinate has its own power of eps."""
         old, gap = points.theta - self.centre, further.theta - self.centre
         ratio = np.divide(gap, old, out=np.ones_like(gap), where=gap * old > 0)
         power = np.clip(np.log(ratio) / np.log(now / at), 0.0, STEEPEST)
         return self._through(np.clip(self.centre + gap * (eps / now) ** power, *self.box), points, rng)
 
-    def _through(self, theta: np.ndarray, points: Points, rng) -> Lanes:
-        """Lanes through theta (S, P), from covers that share the masses of cells as they do: on the way from one of
+    def _through(self, theta: np.ndarray, points: Points, rng) -> Offsets:
+        """Offsets through theta (S, P), from covers that share the masses of cells as they do: on the way from one of
         other shares the mass of a cell would change, and with it the loss.
 
         No coordinate is left exactly at the truth, where losses have edges; what costs nothing is followed as it is.
         """
         centre = np.array([self._shared_as(row) for row in theta]).reshape(theta.shape)
         offset = theta - centre
-        typical = np.median(np.abs(offset), axis=1) * (points.omega > SAME)
-        return Lanes(centre, offset + _JITTER * typical[:, None] * rng.normal(size=offset.shape), points.starts)
+        typical = np.median(np.abs(offset), axis=1) * (points.omega > SAME_FUNCTION)
+        return Offsets(centre, offset + _JITTER * typical[:, None] * rng.normal(size=offset.shape), points.starts)
 
     def _shared_as(self, theta: np.ndarray) -> np.ndarray:
         """The truth covered by atoms that share the mass of each true one as those of theta do."""
-        now, true = (np.asarray(self.search.log_weight(v)) for v in (theta, self.centre))
+        now, true = (self.search.log_weight(v) for v in (theta, self.centre))
         cell = np.equal.outer(self.owner, np.arange(max(self.owner) + 1))
         total = lambda v: np.log(np.exp(v) @ cell)[list(self.owner)]  # noqa: E731
         change = now - total(now) + total(true) - true

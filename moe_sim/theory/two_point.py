@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from moe_sim.data.covariates import Law
-from moe_sim.fitting.multistart import FitOptions, loss_function
+from moe_sim.fitting.multistart import FitOptions, LossFunction
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.minimax import assumption, least_risk
-from moe_sim.theory.modulus import SAME, modulus
+from moe_sim.theory.modulus import SAME_FUNCTION, modulus
 
 APART = 1e-6  # loss below which two measures are the same to rounding
 UP_TO = 1e15  # observations that a pair's lower bound is stated for: no study has more
@@ -27,16 +27,16 @@ def two_point(
     """``{loss name: evidence}`` for each loss, from the widest degenerate split that the parameter box allows.
 
     Evidence: the pair's loss, its L2 distance, the split (atom, step), whether they are ``separated`` (the same
-    function to ``SAME``, inside the box, the loss at least ``APART``), and ``risk``: what the worse of the two costs
-    every estimator at every n (None where no bound is known: ``minimax.least_risk``). A model that has no ``split`` is
-    searched for such pairs (``modulus``). Empty where there are none, or where no spare atom is fitted.
+    function to ``SAME_FUNCTION``, inside the box, the loss at least ``APART``), and ``risk``: what the worse of the two
+    costs every estimator at every n (None where no bound is known: ``minimax.least_risk``). A model that has no
+    ``split`` is searched for such pairs (``modulus``). Empty where there are none, or where no spare atom is fitted.
     """
-    true_atoms = len(truth[model.mass])
-    if options.atoms <= true_atoms or not losses:
+    true_atoms = model.count(truth)
+    if model.total(options.atoms) <= true_atoms or not losses:
         return {}
     if type(model).split is Model.split:
         return _searched(model, truth, law, options, losses)
-    lower, upper = model.box(options.atoms, options.bound, options.bias_bound)
+    lower, upper = model.bounds(options.atoms, options.bound, options.bias_bound)
     pairs = []
     for atom in range(true_atoms):
         for step in np.linspace(0.05, 1.0, 20) * 2 * options.bound:
@@ -44,14 +44,14 @@ def two_point(
             if found is None:
                 continue
             # Spare atoms beyond the split one double the last: shared mass, same function.
-            spare = options.atoms - true_atoms - 1
-            found = model.cover(found, np.concatenate([np.arange(true_atoms + 1), np.full(spare, true_atoms)]))
+            spare = model.total(options.atoms) - true_atoms - 1
+            found = model.overfit(found, np.concatenate([np.arange(true_atoms + 1), np.full(spare, true_atoms)]))
             if all(np.all((lower[k] <= found[k]) & (found[k] <= upper[k])) for k in found):
                 pairs.append((atom, float(step), flatten(found)))
     if not pairs:
         return {}
     function = Loss("function", "function")
-    measured = loss_function(model, truth, law, [*losses, function], unflatten)(None, np.stack([p[2] for p in pairs]))
+    measured = LossFunction(model, truth, law, [*losses, function], options.atoms)(np.stack([p[2] for p in pairs]))
     found_evidence: dict[str, dict[str, Any]] = {}
     for loss in losses:
         if not np.isfinite(measured[loss.name]).any():
@@ -77,6 +77,6 @@ def _evidence(model, truth, options, loss, params, apart: float, distance: float
     risk = least_risk(model, truth, loss, [params], [distance], [UP_TO])
     return {
         "loss": apart, "function_distance": distance, **split, "risk": None if risk is None else risk[0],
-        "separated": bool(distance <= SAME and apart >= APART),
+        "separated": bool(distance <= SAME_FUNCTION and apart >= APART),
         "assumption": assumption(options),
     }  # fmt: skip
