@@ -9,12 +9,10 @@ import sys
 
 import matplotlib.image
 import pytest
-from tiny import RUN, compiled, contents, study, tables, write  # noqa: F401
+from tiny import RUN, contents, study, tables, write
 
 import moe_sim as ms
 from moe_sim.plots import rates as plots
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 VERDICT_KEYS = {
     "claim", "loss", "kind", "exponent", "log_power", "slope", "interval", "verdict", "sizes", "mean", "mcse",

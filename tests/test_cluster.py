@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from test_run import same
-from tiny import RUN, compiled, study, tables  # noqa: F401
+from tiny import RUN, study
 
 import moe_sim as ms
 from moe_sim.simulation.cluster import cluster, compute

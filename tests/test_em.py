@@ -116,8 +116,11 @@ def both():
     solvers = {"em": em, "scoring": partial(trust_region, patience=10)}
     found = {}
     for name, solver in solvers.items():
-        solve = lambda sample, lane, solver=solver: solver(fitter.passes, sample, lane[1], lower, upper, tolerance=1e-9)  # noqa: E731
-        found[name] = LaneFunction(solve, samples=True)(samples, (np.arange(sets), starts))
+
+        def solve(_, sample, lane, solver=solver):
+            return solver(fitter.passes, sample, lane[1], lower, upper, tolerance=1e-9)
+
+        found[name] = LaneFunction(solve)(None, (np.arange(sets), starts), samples)
     return found
 
 

@@ -433,7 +433,7 @@ def saddle():
     box = jnp.full(3, 8.0)
     one = jax.device_get(jax.jit(lambda s: trust_region(single, sample, s, -box, box))(start))
     assert one.status == Status.CONVERGED
-    twice = case.model.cover({"bias": one.theta[:1], "prefix": one.theta[1:].reshape(1, 2)}, np.array([0, 0]))
+    twice = case.model.overfit({"bias": one.theta[:1], "prefix": one.theta[1:].reshape(1, 2)}, np.array([0, 0]))
     truth, passes = flat(case.truth)
     box = jnp.full(6, 8.0)
     run = jax.jit(lambda t: still_promised(passes, sample, t, -box, box))
