@@ -18,7 +18,8 @@ from moe_sim.data.draw import exact_samples, streamed_samples, streamer
 from moe_sim.data.samples import CHUNK, StoredSample
 from moe_sim.errors import InputError
 from moe_sim.fitting import batching, multistart, starts
-from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, FitOptions, Fits, Fitter, loss_function
+from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, Fits, Fitter, loss_function
+from moe_sim.fitting.options import FitOptions
 from moe_sim.likelihood.objective import least_squares
 from moe_sim.losses.voronoi import parse_loss
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian

@@ -18,9 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
-
+from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError
 from moe_sim.models.measure import MixingMeasure
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jax, jnp
 from moe_sim.models.form import LOG_2PI, Coefficients, Form
 from moe_sim.models.measure import MixingMeasure
 

@@ -13,16 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError, array, flag, number, one_of, whole
 from moe_sim.models.base import Parameters, RegressionModel
 from moe_sim.models.measure import MixingMeasure
 
 ACTIVATIONS: dict[str, Callable] = {
-    "tanh": jnp.tanh, "identity": lambda z: z, "relu": jax.nn.relu, "gelu": jax.nn.gelu, "sigmoid": jax.nn.sigmoid,
+    "tanh": lambda z: jnp.tanh(z), "identity": lambda z: z, "relu": lambda z: jax.nn.relu(z),
+    "gelu": lambda z: jax.nn.gelu(z), "sigmoid": lambda z: jax.nn.sigmoid(z),
 }  # fmt: skip
 
 

@@ -7,9 +7,9 @@ A common translation of all gates changes nothing: solvers pin the last gate at 
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jnp
 from moe_sim.models.base import linear_gates
 from moe_sim.models.form import Coefficients, Form
 from moe_sim.models.gaussian import FULL, HALF, LinearExperts, Range, sizes, variance_range
