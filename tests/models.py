@@ -31,6 +31,11 @@ class Case(NamedTuple):
     naive: Callable  # (params, x of one sample) -> (outputs,)
 
 
+def known(model) -> Parameters:
+    """True values of parameters that a study need not give."""
+    return {name: np.asarray(p.known) for name, p in model.parameters().items() if p.known is not None}
+
+
 def prefix(structure: str, d: int, N: int, L: int, outputs: int, width: int, **extra) -> Case:
     """A prefix model with N frozen and L true learned experts; prefixes (or keys and values) of dimension ``width``.
 
@@ -104,11 +109,6 @@ def means(case: Case, params, x) -> np.ndarray:
 
 def random_params(case: Case, atoms: int, rng: np.random.Generator) -> Parameters:
     return {name: rng.normal(size=shape) for name, shape in case.model.shapes(atoms).items()}
-
-
-def known(model) -> Parameters:
-    """True values of parameters that a study need not give."""
-    return {name: np.asarray(p.known) for name, p in model.parameters().items() if p.known is not None}
 
 
 def atoms_of(case: Case) -> int:

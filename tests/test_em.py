@@ -12,7 +12,8 @@ from scipy.special import softmax as softmax_of
 from moe_sim.data.draw import draw
 from moe_sim.data.samples import stored
 from moe_sim.fitting.batching import LaneFunction
-from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.solvers.em import Point, em_step, expectation_maximization
 from moe_sim.solvers.solution import Status

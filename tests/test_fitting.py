@@ -19,7 +19,8 @@ from moe_sim.data.draw import Source, exact_samples, streamed_samples
 from moe_sim.data.samples import ROWS_PER_CHUNK, StoredSample, at
 from moe_sim.errors import InputError
 from moe_sim.fitting import batching, multistart, starts
-from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, FitOptions, Fits, Fitter, LossFunction
+from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, Fits, Fitter, LossFunction
+from moe_sim.fitting.options import FitOptions
 from moe_sim.likelihood.objective import least_squares
 from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian

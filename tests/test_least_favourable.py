@@ -35,7 +35,7 @@ def test_they_lie_where_n_observations_cannot_tell():
     found = moved(problem, of(problem, "voronoi"))
     fitter = ms.Fitter(problem.model, problem.truth, problem.options)
     measure = LossFunction(problem.model, problem.truth, problem.law, problem.losses, problem.options.atoms)
-    values = measure(None, np.stack([fitter.flatten(found[n]) for n in SIZES]))
+    values = measure(np.stack([fitter.flatten(found[n]) for n in SIZES]))
     np.testing.assert_allclose(values["function"], 0.3 / np.sqrt(SIZES), rtol=2e-2)
     slope = np.polyfit(np.log(SIZES), np.log(values["voronoi"]), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.02)

@@ -18,7 +18,8 @@ from scipy.optimize import minimize
 import moe_sim as ms
 from moe_sim.data.covariates import Uniform
 from moe_sim.errors import InputError
-from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.distances import NEAR_NODES, Target
 from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.base import MixtureModel

@@ -15,9 +15,10 @@ from models import MODELS
 from scipy import optimize
 
 from moe_sim.data.samples import StoredSample, stored
+from moe_sim.fitting.options import OPTIMIZERS
 from moe_sim.likelihood.objective import least_squares
 from moe_sim.solvers.certificate import still_promised
-from moe_sim.solvers.gradient import OPTIMIZERS, gradient_descent
+from moe_sim.solvers.gradient import gradient_descent
 from moe_sim.solvers.model_step import ball_step, box_step, scaling
 from moe_sim.solvers.solution import Status
 from moe_sim.solvers.trust_region import trust_region

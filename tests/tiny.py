@@ -11,7 +11,6 @@ import tomli_w
 import moe_sim as ms
 from moe_sim.cli.main import main
 
-RUN = sys.modules["moe_sim.simulation.runner"]  # the attribute ``moe_sim.run`` is the function
 GONE = object()  # a change that takes the key away
 TABLES = {
     "name": "tiny",
