@@ -49,7 +49,7 @@ from .simulation.runner import Results as Results
 from .simulation.runner import load_results as load_results
 from .simulation.runner import run as run
 from .simulation.runner import run_controls as run_controls
+from .study.registry import load_study as load_study
+from .study.registry import registry as registry
 from .study.schema import Claim as Claim
 from .study.study import Study as Study
-from .study.study import load_study as load_study
-from .study.study import registry as registry

@@ -71,17 +71,18 @@ def test_rooms_are_in_order(path):
 
 def test_the_order_is_read_from_the_code():
     """The test above sees what there is to see."""
-    assert {"errors", "models", "fitting", "theory"} - rooms_used(PACKAGE / "study" / "study.py") == {"theory"}
+    assert {"errors", "models", "fitting", "theory"} - rooms_used(PACKAGE / "study" / "problem.py") == {"theory"}
     assert {"plots", "simulation"} <= rooms_used(PACKAGE / "cli" / "runs.py")
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "rates").glob("*.py")), ids=lambda p: p.stem)
 def test_rates_need_numpy_and_scipy_only(path):
     """What a verdict is made of runs where there is no JAX."""
-    schema = PACKAGE / "study" / "schema.py"
-    used = {name for file in (path, schema) for name in imported(file)}
+    shared = [PACKAGE / "study" / name for name in ("schema.py", "table.py")]
+    used = {name for file in (path, *shared) for name in imported(file)}
     ours = {name for name in used if name.startswith("moe_sim")}
-    assert all(name.startswith(("moe_sim.rates.", "moe_sim.study.schema.", "moe_sim.errors.")) for name in ours)
+    known = ("moe_sim.rates.", "moe_sim.study.schema.", "moe_sim.study.table.", "moe_sim.errors.")
+    assert all(name.startswith(known) for name in ours)
     assert {name.split(".")[0] for name in used} - {"numpy", "scipy", "moe_sim"} <= set(sys.stdlib_module_names)
 
 

@@ -1,5 +1,5 @@
-"""P(y = s | x) = sum_i softmax_i(bias_i + gate_i'x) softmax_s(level_is + slope_is'x), s = 0, 1, .., the last class at 0;
-arXiv 2310.14188."""
+"""P(y = s | x) = sum_i softmax_i(bias_i + gate_i'x) softmax_s(level_is + slope_is'x), s = 0, 1, ..: classification, the
+last class at 0; arXiv 2310.14188."""
 
 import jax
 import jax.numpy as jnp

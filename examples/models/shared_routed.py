@@ -8,6 +8,9 @@ from jax.scipy.stats import norm
 import moe_sim as ms
 
 
+NAMES = ("intercept", "slope", "variance")
+
+
 class SharedRouted(ms.Density):
     support = ms.Real()
     default_bounds = (20.0, 10.0)
@@ -29,8 +32,9 @@ class SharedRouted(ms.Density):
         return found
 
     def spread(self, params, x):
-        both = lambda name: jnp.concatenate([params[f"shared_{name}"], params[f"routed_{name}"]])
-        return (both("intercept") + both("slope") @ x)[:, None], jnp.sqrt(both("variance"))[:, None]
+        parts = [[params[f"{group}_{name}"] for group in ("shared", "routed")] for name in NAMES]
+        intercept, slope, variance = (jnp.concatenate(part) for part in parts)
+        return (intercept + slope @ x)[:, None], jnp.sqrt(variance)[:, None]
 
     def log_components(self, params, x, y):
         routed = jax.nn.log_softmax(params["bias"] + params["gate"] @ x)

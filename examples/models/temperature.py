@@ -1,4 +1,4 @@
-"""f(x) = sum_i softmax_i((bias_i + gate_i'x) / temperature) tanh(slope_i'x + intercept_i); arXiv 2401.13875, 2503.03213.
+"""f(x) = sum_i softmax_i((bias_i + gate_i'x) / temperature) tanh(slope_i'x + intercept_i); arXiv 2401.13875.
 
 (bias, gate, temperature) times any number is the same function: a gauge of scale. Losses are of the representative with
 temperature 1; those called ...:raw are of the parameters as they are, and cannot converge.

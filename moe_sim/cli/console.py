@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from moe_sim.simulation.progress import Progress
     from moe_sim.simulation.runner import Results
 
-out_console = Console(width=None if sys.stdout.isatty() else 160)
-err_console = Console(stderr=True)
+# A colon in a text, as in atoms:key:value, is no emoji.
+out_console = Console(width=None if sys.stdout.isatty() else 160, emoji=False)
+err_console = Console(stderr=True, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 RUNS = Path("runs")

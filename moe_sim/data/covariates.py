@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from moe_sim._engine import jax, jnp
-from moe_sim.errors import InputError, array, flag, number, whole
+from moe_sim.errors import InputError, array
 from moe_sim.models.part import Part
 
 
@@ -153,25 +153,28 @@ class Quadrature(Law):
 
 
 def build_law(table: dict, dimension: int) -> Law:
-    """The law of a study's ``[law]`` table (keys already checked by ``study``). Raises ``InputError``."""
+    """The law of a study's ``[law]`` table, whose values are checked one by one and complete (``study``).
+
+    Raises ``InputError``.
+    """
     name = table["name"]
     if name == "tokens":
         if "x" not in table:
             raise InputError("law.x is missing: law.name = 'tokens' needs its points, one list of numbers each")
         return Tokens(array("law.x", table["x"], (None, dimension)))
-    points = whole("law.points", table.get("points", 16 if name == "grid" else 24), 2)
+    points = table.get("points", 16 if name == "grid" else 24)
     if name == "normal":
-        deviation = number("law.deviation", table.get("deviation", 1.0))
+        deviation = table["deviation"]
         if deviation <= 0:
             raise InputError(f"law.deviation = {deviation}: a standard deviation must be positive")
-        law: Law = Normal(dimension, number("law.mean", table.get("mean", 0.0)), deviation, points)
+        law: Law = Normal(dimension, table["mean"], deviation, points)
     else:
-        low, high = number("law.low", table.get("low", -1.0)), number("law.high", table.get("high", 1.0))
+        low, high = table["low"], table["high"]
         if not low < high:
             raise InputError(f"law.low = {low} and law.high = {high}: pass low below high")
         if name == "linspace" and dimension != 1:
             raise InputError(f"law.name = 'linspace' is for one covariate, the model has {dimension}: pass uniform")
         law = {"grid": Grid, "uniform": Uniform, "linspace": Linspace}[name](dimension, low, high, points)
-    if flag("law.finite", table.get("finite", False)) and not law.finite:
+    if table["finite"] and not law.finite:
         law = Quadrature(law)
     return law

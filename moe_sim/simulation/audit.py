@@ -14,7 +14,8 @@ import pandas as pd
 from moe_sim.rates.controls import objective_gaps
 from moe_sim.rates.judge import judge
 from moe_sim.simulation.runner import Progress, Results, run
-from moe_sim.study.study import Study, load_study
+from moe_sim.study.registry import load_study
+from moe_sim.study.study import Study
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import numpy as np
 from moe_sim.data.draw import Source, streamed_samples
 from moe_sim.data.samples import ROWS_PER_CHUNK, KeptSample, at, empty, keep
 from moe_sim.fitting.multistart import Fitter
-from moe_sim.study.study import Study, load_study
+from moe_sim.study.registry import load_study
+from moe_sim.study.study import Study
 
 SIZE = 1_000_000  # samples a timed pass
 FIT = 100_000  # samples of the timed fits

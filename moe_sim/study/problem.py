@@ -1,0 +1,238 @@
+"""What the tables of a study mean: a ``Problem``, built and checked part by part. Each raises ``InputError``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from moe_sim.data.covariates import Law, build_law
+from moe_sim.errors import InputError, array, number, one_of, whole
+from moe_sim.fitting.options import LIMITS, FitOptions, estimators
+from moe_sim.losses.voronoi import Loss, loss_of, standard_losses
+from moe_sim.models import FAMILIES, coordinates
+from moe_sim.models.base import Atoms, Model, Parameters, Regression
+from moe_sim.study.schema import Claim, FitTable, LawTable, SampleTable
+from moe_sim.study.table import check_names, entries, is_table, need, read
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the tables of a study mean: built objects, ready to run."""
+
+    model: Model
+    truth: Parameters
+    law: Law | None
+    options: FitOptions
+    losses: list[Loss]
+    mode: str
+    sizes: list[int]
+    replicates: int
+    seed: int
+    least_favourable: Loss | None  # the loss along whose least favourable measures the truth goes, None for the given
+
+
+def build(tables: dict[str, Any]) -> Problem:
+    """What a study asks; its tables are there and are tables."""
+    family = one_of("model.family", tables["model"].get("family"), FAMILIES)
+    model = _model(family, tables)
+    options = _fit(tables["fit"], model, family)
+    truth = _truth(model, tables["truth"], options)
+    law = _law(tables, model)
+    sample = read(SampleTable, "sample", tables["sample"])
+    mode = _mode(sample, model, law, tables)
+    _enough_points(model, law, options, tables)
+    claimed = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c]
+    losses = _losses(model, claimed)
+    moved = None if sample.truth == "given" else _moved_along(losses, claimed)
+    return Problem(model, truth, law, options, losses, mode, sample.sizes, sample.replicates, sample.seed, moved)
+
+
+def _model(family: str, tables: dict[str, Any]) -> Model:
+    module, table = FAMILIES[family], tables["model"]
+    _nested_names("model", table, module.TABLE)
+    for path in module.REQUIRED:
+        need("model", table, path)
+    return module.build(table, tables["truth"])
+
+
+def draws_x(tables: dict[str, Any]) -> bool:
+    """Whether the family is a joint density of (x, y), which needs no law of x."""
+    model = tables.get("model")
+    family = model.get("family") if isinstance(model, dict) else None
+    return isinstance(family, str) and family in FAMILIES and getattr(FAMILIES[family], "DRAWS_X", False)
+
+
+def _law(tables: dict[str, Any], model: Model) -> Law | None:
+    if "law" not in tables:
+        return None
+    if draws_x(tables):
+        family = tables["model"]["family"]
+        raise InputError(f"law: model.family = {family!r} is a joint density of x and y, leave [law] out")
+    name = entries(LawTable)["name"].kind.check("law.name", tables["law"].get("name"))
+    found = read(LawTable, "law", tables["law"], of=name)
+    return build_law({key: value for key, value in vars(found).items() if value is not None}, model.dimension)
+
+
+def _mode(sample: SampleTable, model: Model, law: Law | None, tables: dict[str, Any]) -> str:
+    """How samples are drawn."""
+    regression = isinstance(model, Regression)
+    mode = sample.mode or ("exact" if regression else "iid")
+    if mode == "exact" and not regression:
+        raise InputError(
+            f"sample.mode = 'exact' needs a regression model, and {tables['model']['family']} is a mixture, which has "
+            "no sufficient statistics: pass sample.mode = 'iid'"
+        )
+    if mode == "exact" and law is not None and not law.finite:
+        name = tables["law"]["name"]
+        finite = "law.finite = true " if "finite" in entries(LawTable, name) else ""
+        raise InputError(
+            f"sample.mode = 'exact' needs a law on finitely many points, law.name = {name!r} is not: "
+            f"pass law.name = 'grid', {finite}or sample.mode = 'iid'"
+        )
+    return mode
+
+
+def _enough_points(model: Model, law: Law | None, options: FitOptions, tables: dict[str, Any]) -> None:
+    """Refuse a regression that has fewer points than parameters."""
+    if not isinstance(model, Regression) or law is None or not law.finite:
+        return
+    parameters = sum(int(np.prod(shape)) for shape in model.shapes(options.atoms).values())
+    points = len(law.nodes()[1])
+    if points < parameters:
+        given = "law.x" if "x" in tables["law"] else f"law.points = {tables['law'].get('points', 'default')}"
+        raise InputError(
+            f"{given} gives {points} points for {parameters} parameters: "
+            f"{'add points to law.x' if given == 'law.x' else 'raise law.points'} or lower fit.atoms"
+        )
+
+
+def _losses(model: Model, claimed: list[Any]) -> list[Loss]:
+    """The losses that every study records, and those that this one claims something of."""
+    names = standard_losses(model)
+    names += [name for name in claimed if name not in names]
+    return [loss_of(model, name) for name in names]
+
+
+def _moved_along(losses: list[Loss], claimed: list[Any]) -> Loss:
+    """The loss along whose least favourable measures the truth goes: the first claimed one but for the function's."""
+    asked = [name for name in claimed if name != "function"]
+    if not asked:
+        raise InputError(
+            "sample.truth = 'least-favourable' is about the loss of the first claim, and there is none but on the "
+            "function: add a [[claim]], as on voronoi"
+        )
+    return next(loss for loss in losses if loss.name == asked[0])
+
+
+def _fit(table: dict[str, Any], model: Model, family: str) -> FitOptions:
+    found = read(FitTable, "fit", table)
+    atoms = _atoms(table, model)
+    estimator = _estimator(found, model, family)
+    _only_where_it_counts(table, estimator, found.start, model)
+    bounds = (model.default_bounds[0] if found.bound is None else found.bound,
+              model.default_bounds[1] if found.bias_bound is None else found.bias_bound)  # fmt: skip
+    limit = LIMITS[estimator] if found.max_iterations is None else found.max_iterations
+    given = {name: getattr(found, name) for name in ("optimizer", "learning_rate", "tolerance")}
+    return FitOptions(
+        atoms, estimator, found.start, found.starts, found.budget, *bounds,
+        whole("fit.max_iterations", limit, 0 if estimator == "steps" else 1),
+        _spread(table, model, atoms), found.spread_exponent,
+        {name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+
+
+def _estimator(found: FitTable, model: Model, family: str) -> str:
+    fitting = estimators(model)
+    estimator = found.estimator or fitting[0]
+    if estimator not in fitting:
+        kind, other = ("regression model", "likelihood") if "least-squares" in fitting else ("mixture", "regression")
+        raise InputError(
+            f"fit.estimator = {estimator!r} needs a {other} model, and {family} is a {kind}: "
+            f"pass {' or '.join(fitting)}"
+        )
+    return estimator
+
+
+def _only_where_it_counts(table: dict[str, Any], estimator: str, start: str, model: Model) -> None:
+    """Refuse keys that would do nothing."""
+    gradient = {"optimizer", "learning_rate"} & set(table)
+    if gradient and estimator != "gradient":
+        raise InputError(
+            f"fit.{min(gradient)} belongs to fit.estimator = 'gradient': leave it out, or change the estimator"
+        )
+    for name in ("spread", "spread_exponent"):
+        if name in table and start == "data":
+            raise InputError(f"fit.{name} is noise about the truth, fit.start = 'data' has none: leave it out")
+    if estimator == "steps" and "tolerance" in table and isinstance(model, Regression):
+        raise InputError(
+            f"fit.tolerance = {table['tolerance']} with 'steps' is a rule of EM: leave it out of a regression"
+        )
+
+
+def _spread(table: dict[str, Any], model: Model, atoms: Atoms) -> float | dict[str, float] | None:
+    """Start noise: one number, or one for each of some free coordinates."""
+    value = table.get("spread")
+    if not isinstance(value, dict):
+        return None if value is None else number("fit.spread", value, 0.0)
+    check_names("fit.spread", value, set(model.free_shapes(atoms)))
+    return {name: number(f"fit.spread.{name}", v, 0.0) for name, v in value.items()}
+
+
+def _atoms(table: dict[str, Any], model: Model) -> Atoms:
+    """``fit.atoms``: a number, or one for each group of a model with several."""
+    value = need("fit", table, "atoms")
+    groups = model.groups
+    if not isinstance(value, dict):
+        if len(groups) > 1:
+            each = ", ".join(f"{group} = 2" for group in groups)
+            raise InputError(
+                f"fit.atoms = {value!r}: this model has atoms of {' and '.join(groups)}, pass atoms = {{{each}}}"
+            )
+        return whole("fit.atoms", value, 1)
+    if len(groups) == 1:
+        raise InputError(f"fit.atoms = {value!r}: this model has one kind of atoms, pass a number")
+    check_names("fit.atoms", value, set(groups))
+    return {group: whole(f"fit.atoms.{group}", need("fit.atoms", value, group), 1) for group in groups}
+
+
+def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Parameters:
+    declared = model.parameters()
+    check_names("truth", table, set(declared))
+    sizes = {}
+    for group, fitted in model.sizes(options.atoms).items():
+        mass = model.masses[group]
+        sizes[group] = len(array(f"truth.{mass}", need("truth", table, mass), (None,)))
+        if sizes[group] == 0:
+            raise InputError(f"truth.{mass} is empty: a truth has at least one atom")
+        if fitted < sizes[group]:
+            name = "fit.atoms" if len(model.groups) == 1 else f"fit.atoms.{group}"
+            raise InputError(
+                f"{name} = {fitted} is fewer than the {sizes[group]} true atoms: pass at least {sizes[group]}"
+            )
+    found = coordinates.read_truth(declared, model.shapes(sizes), table)
+    lower, upper = model.bounds(sizes, options.bound, options.bias_bound)
+    coordinates.outside(declared, model.unconstrain(found), lower, upper)
+    return found
+
+
+def read_claim(index: int, table: Any, problem: Problem) -> Claim:
+    """A ``[[claim]]``; by default its window is that of the sizes."""
+    where = f"claim[{index}]"
+    found = read(Claim, where, {"window": [problem.sizes[0], problem.sizes[-1]], **is_table(where, table)})
+    if found.kind != "lower":
+        need(where, table, "exponent")
+    low, high = map(float, found.window)
+    if not low < high:
+        raise InputError(f"{where}.window = [{low:g}, {high:g}]: pass the smaller size first")
+    if found.log_power and low < 2:
+        raise InputError(f"{where}.window starts at {low:g}, where log log n is not defined: start at 2 or later")
+    return replace(found, window=(low, high))
+
+
+def _nested_names(where: str, table: dict[str, Any], known: dict[str, Any]) -> None:
+    check_names(where, table, known)
+    for key, inner in known.items():
+        if inner is not None and key in table:
+            _nested_names(f"{where}.{key}", is_table(f"{where}.{key}", table[key]), inner)
