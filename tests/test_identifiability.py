@@ -15,7 +15,7 @@ from scipy.stats import norm
 import moe_sim as ms
 from moe_sim.data.covariates import Grid
 from moe_sim.models.base import Regression
-from moe_sim.models.measure import MixingMeasure
+from moe_sim.models.parameter import Parameter
 from moe_sim.simulation import predictions
 from moe_sim.theory.identifiability import check_model, dependences
 from moe_sim.theory.influence import influences
@@ -31,18 +31,10 @@ class Gated(Regression):
     gauge = "gate"
 
     def __init__(self, activation, intercept=True):
-        self.activation = activation
-        self.exponents = dict.fromkeys(["gate", "slope"] + ["intercept"] * intercept, (1.0, 2.0))
+        self.activation, self.blocks = activation, ("gate", "slope", "intercept")[: 2 + intercept]
 
-    def shapes(self, atoms):
-        return {"bias": (atoms,)} | {name: (atoms, 1) for name in self.exponents}
-
-    def box(self, atoms, bound, bias_bound):
-        upper = {k: np.full(s, bias_bound if k == "bias" else bound) for k, s in self.shapes(atoms).items()}
-        return {k: -v for k, v in upper.items()}, upper
-
-    def measure(self, params):
-        return MixingMeasure(params["bias"], {k: params[k] for k in self.exponents})
+    def parameters(self):
+        return {"bias": Parameter(bound="bias_bound")} | {name: Parameter((1,)) for name in self.blocks}
 
     def mean(self, params, x):
         weight = jnp.exp(params["bias"] + params["gate"] @ x)

@@ -291,7 +291,7 @@ def test_exact_and_raw_samples_give_the_estimator_one_law():
             found = trust_region(passes, sample, truth, truth - 3.0, truth + 3.0)
             return found.status, jnp.append(found.theta, passes.value(truth, sample) - found.objective)
 
-        return jax.lax.map(one, samples)
+        return jax.lax.map(lambda r: one(at(samples, r)), jnp.arange(300))
 
     exact = fit(exact_samples(case.model, case.truth, law, 1000, seeds(300, 1)))
     raw = fit(streamed_samples(1000, seeds(300, 2), Source(case.model, case.truth, law)))

@@ -7,7 +7,6 @@ from jax.scipy.stats import norm
 
 import moe_sim as ms
 
-
 NAMES = ("intercept", "slope", "variance")
 
 
