@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from moe_sim.data.covariates import Law, Uniform
-from moe_sim.fitting.multistart import passes_of
+from moe_sim.likelihood.objective import passes_of
 from moe_sim.models.base import MixtureModel, Parameters
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.prefix_mixture import PrefixMixture
@@ -140,19 +140,19 @@ def naive_log_density(case: Mixture, params, x, y) -> float:
 
 
 def atoms_of(case: Mixture) -> int:
-    return len(case.truth[case.model.mass])
+    return case.model.count(case.truth)
 
 
 def free_vector(case: Mixture, params) -> tuple[jnp.ndarray, Callable[[Any], Parameters]]:
     """Free coordinates (P,), and the parameters of such a vector."""
-    theta, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in case.model.free(params).items()})
-    return theta, lambda t: case.model.restore(unravel(t))
+    theta, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in case.model.unconstrain(params).items()})
+    return theta, lambda t: case.model.constrain(unravel(t))
 
 
 def passes_at(case: Mixture, params):
     """Free coordinates, the way back, and the passes of a model with as many atoms."""
     theta, unflatten = free_vector(case, params)
-    return theta, unflatten, passes_of(case.model, unflatten, len(params[case.model.mass]))
+    return theta, unflatten, passes_of(case.model, unflatten, case.model.count(params))
 
 
 def rows(sample) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from moe_sim.data.covariates import Grid, Law
-from moe_sim.models.base import Parameters, RegressionModel
+from moe_sim.models.base import Parameters, Regression
 from moe_sim.models.prefix import Frozen, PrefixModel
 
 KEYS = np.array([[1.5, 0.5, -0.8], [-1.0, 1.2, 0.6], [0.3, -1.4, 1.1]])
@@ -25,10 +25,15 @@ POINTS = {1: 8, 2: 6, 3: 6}
 
 
 class Case(NamedTuple):
-    model: RegressionModel
+    model: Regression
     truth: Parameters
     law: Law
     naive: Callable  # (params, x of one sample) -> (outputs,)
+
+
+def known(model) -> Parameters:
+    """True values of parameters that a study need not give."""
+    return {name: np.asarray(p.known) for name, p in model.parameters().items() if p.known is not None}
 
 
 def prefix(structure: str, d: int, N: int, L: int, outputs: int, width: int, **extra) -> Case:
@@ -49,7 +54,7 @@ def prefix(structure: str, d: int, N: int, L: int, outputs: int, width: int, **e
     if structure == "independent":
         truth |= {"key": KEYS[:L, :width], "value": VALUES[:L, :width]}
     else:
-        truth |= {"prefix": KEYS[:L, :width]} | model.known()
+        truth |= {"prefix": KEYS[:L, :width]} | known(model)
 
     def naive(params, x):
         logits, answers = [], []
@@ -107,7 +112,7 @@ def random_params(case: Case, atoms: int, rng: np.random.Generator) -> Parameter
 
 
 def atoms_of(case: Case) -> int:
-    return len(case.truth[case.model.mass])
+    return case.model.count(case.truth)
 
 
 def per_atom(case: Case) -> list[str]:

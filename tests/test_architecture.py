@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "moe_sim"
 # A module imports only from rooms before its own, or from its own.
 ROOMS = [
-    "errors", "models", "data", "likelihood", "losses", "solvers", "fitting", "theory", "study", "rates", "simulation",
-    "plots", "bridge", "cli",
+    "errors", "models", "data", "likelihood", "losses", "solvers", "fitting", "theory", "testing", "study", "rates",
+    "simulation", "plots", "bridge", "cli",
 ]  # fmt: skip
 EXEMPT = {"__init__", "__main__", "_engine"}
 # A family of claims has one note of its name; its claims are named after it.
