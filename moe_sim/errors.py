@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class InputError(ValueError):
@@ -14,11 +16,11 @@ class InputError(ValueError):
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """``value`` as a finite float in [low, high], or an ``InputError`` naming it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise InputError(f"{name} = {value!r} is not a number: pass a finite number")
     if not math.isfinite(value):
         raise InputError(f"{name} = {value} is not finite: pass a finite number")
-    if not low <= value <= high:
+    if not low <= float(value) <= high:
         raise InputError(f"{name} = {value} is out of range: pass a number {_range(low, high)}")
     return float(value)
 
@@ -35,6 +37,8 @@ def whole(name: str, value: Any, low: int = 0, high: float = math.inf) -> int:
 
 def array(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """``value`` as a finite float array of ``shape`` (None: any length), or an ``InputError`` naming it."""
+    import numpy as np  # a tenth of a second, which ``--help`` need not wait for
+
     wanted = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
     try:
         found = np.asarray(value, dtype=float)

@@ -35,16 +35,16 @@ MUTANTS = [
     # Samplers
     Mutant(
         "sigma^2 for sigma in mixtures",
-        "data/draw.py",
+        "models/base.py",
         "jnp.sqrt(chosen(variance)) * noise",
         "chosen(variance) * noise",
         "mixture",
     ),
     Mutant(
         "sigma^2 for sigma in regressions",
-        "data/draw.py",
-        "y + model.noise * jax.random.normal",
-        "y + model.noise**2 * jax.random.normal",
+        "models/base.py",
+        "y + self.noise * jax.random.normal",
+        "y + self.noise**2 * jax.random.normal",
         "sampling",
     ),
     Mutant(
@@ -70,7 +70,7 @@ MUTANTS = [
     ),
     Mutant(
         "gates drawn backwards",
-        "data/draw.py",
+        "models/base.py",
         "uniform[:, None] >= gates[:, :-1]",
         "uniform[:, None] < gates[:, :-1]",
         "mixture",
@@ -122,8 +122,8 @@ MUTANTS = [
     Mutant(
         "translation not applied",
         "losses/voronoi.py",
-        "fitted.translate(0.0, loss.gauge, shifts[asked])",
-        "fitted.translate(0.0, loss.gauge, 0 * shifts[asked])",
+        "fitted.translate(0.0, shifts[asked])",
+        "fitted.translate(0.0, {})",
         "losses",
     ),
     Mutant(
@@ -143,8 +143,8 @@ MUTANTS = [
     Mutant(
         "mass error left out",
         "losses/voronoi.py",
-        "jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread",
-        "0 * jnp.sum(jnp.abs(scale * mass - truth.weight)) + scale * spread",
+        "jnp.sum(jnp.abs(here - truth.weight)) + scale * moving",
+        "0 * jnp.sum(jnp.abs(here - truth.weight)) + scale * moving",
         "losses",
     ),
     Mutant(
@@ -286,9 +286,9 @@ MUTANTS = [
     # Theory
     Mutant(
         "Hellinger distance without the half",
-        "theory/search.py",
-        "jnp.exp(0.5 * log_weight) / jnp.sqrt(2.0)",
-        "jnp.exp(0.5 * log_weight)",
+        "losses/distances.py",
+        "return self.root / jnp.sqrt(2.0) * jnp.expm1",
+        "return self.root * jnp.expm1",
         "modulus",
     ),
     Mutant(
@@ -335,9 +335,9 @@ MUTANTS = [
     ),
     Mutant(
         "constants without the noise",
-        "theory/influence.py",
-        "root / model.noise * mean(params)",
-        "root * mean(params)",
+        "losses/distances.py",
+        "return root / self.model.noise * means",
+        "return root * means",
         "constants",
     ),
     Mutant(

@@ -8,13 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from test_run import same
-from tiny import compiled, study, write  # noqa: F401
+from tiny import study, write
 
 import moe_sim as ms
 from moe_sim.rates.slopes import fit_slope, summarise
 from moe_sim.simulation import adaptive
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 
 def widest(results: ms.Results) -> float:

@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from tiny import compiled  # noqa: F401
 
 from moe_sim.plots import checks
 from moe_sim.rates.judge import judge

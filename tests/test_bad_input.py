@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from tiny import GONE, call, compiled, contents, study, tables, write  # noqa: F401
+from tiny import GONE, call, contents, study, tables, write
 
 import moe_sim as ms
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 
 class Bad:

@@ -9,12 +9,10 @@ import sys
 
 import matplotlib.image
 import pytest
-from tiny import RUN, compiled, contents, study, tables, write  # noqa: F401
+from tiny import RUN, contents, study, tables, write
 
 import moe_sim as ms
 from moe_sim.plots import rates as plots
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 VERDICT_KEYS = {
     "claim", "loss", "kind", "exponent", "log_power", "slope", "interval", "verdict", "sizes", "mean", "mcse",
@@ -190,18 +188,24 @@ def test_ctrl_c_says_that_the_work_is_kept(folder, moe_sim, monkeypatch):
     assert moe_sim("run", path)[0] == 0
 
 
-@pytest.mark.parametrize("command, quiet", [("moe-sim", True), ("my-script.py", False)])
-def test_ctrl_c_while_jax_loads(command, quiet):
-    """The command line ends at once; a script that imports moe_sim gets its KeyboardInterrupt."""
+@pytest.mark.parametrize(
+    "command, quiet, begin",
+    [
+        ("moe-sim", True, "from moe_sim.cli.main import main; main()"),
+        ("my-script.py", False, "import moe_sim; moe_sim.Fitter"),
+    ],
+)
+def test_ctrl_c_while_jax_loads(command, quiet, begin):
+    """The command line ends at once; a script that uses moe_sim gets its KeyboardInterrupt."""
     code = f"""
 import os, signal, sys
 class Impatient:
     def find_spec(self, name, *_):
         if name == "jax":
             os.kill(os.getpid(), signal.SIGINT)
-sys.argv = ["{command}", "claims"]
+sys.argv = ["{command}", "check-model", "prefix-shared-linear-exact"]
 sys.meta_path.insert(0, Impatient())
-import moe_sim
+{begin}
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGINT

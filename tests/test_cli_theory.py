@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import test_two_point as two
 import tomli_w
-from tiny import compiled, contents, study, tables, write  # noqa: F401
+from tiny import contents, study, write
 
 import moe_sim as ms
 from moe_sim.plots import modulus as theory_plots
@@ -17,7 +17,6 @@ from moe_sim.plots import rates as plots
 from moe_sim.simulation import predictions
 from moe_sim.theory import modulus as searching
 
-pytestmark = pytest.mark.usefixtures("compiled")
 CLAIM = [{"loss": "voronoi", "exponent": 0.5, "log_power": 0.5, "window": [1e2, 1e4]}]
 MODULUS_KEYS = {"loss", "eps", "omega", "kappa", "local_kappa", "exponent", "degenerate"}
 

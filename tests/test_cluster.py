@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 from test_run import same
-from tiny import RUN, compiled, study, tables  # noqa: F401
+from tiny import RUN, study
 
 import moe_sim as ms
 from moe_sim.simulation.cluster import cluster, compute
@@ -77,3 +78,22 @@ def test_a_worker_with_other_packages_is_refused():
     versions = platform_facts()["versions"] | {"jax": "0.0.1"}
     with pytest.raises(ms.InputError, match=r"a worker has jax \d.* and this process 0.0.1: install the same"):
         RUN.on_worker(study().to_toml(), 100, np.arange(2), "{}", versions)
+
+
+def test_local_workers_share_the_cores(tmp_path):
+    """Of a script too, which each worker imports, moe_sim with it, before it is told how many cores it has."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import moe_sim
+from moe_sim.simulation.cluster import cluster
+
+def devices():
+    import jax
+    return jax.local_device_count("cpu")
+
+if __name__ == "__main__":
+    with cluster("local:2") as client:
+        print(*client.run(devices).values())
+""")
+    environment = os.environ | {"MOE_SIM_CORES": "8"}
+    assert subprocess.check_output([sys.executable, script], env=environment, text=True).split() == ["4", "4"]

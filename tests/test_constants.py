@@ -12,10 +12,9 @@ import test_two_point as two
 import tiny
 from scipy.optimize import nnls
 from scipy.special import gamma
-from tiny import compiled  # noqa: F401
 
 import moe_sim as ms
-from moe_sim.losses.voronoi import parse_loss
+from moe_sim.losses.voronoi import loss_of
 from moe_sim.simulation import predictions
 from moe_sim.theory.asymptotics import (
     COMMON,
@@ -146,7 +145,6 @@ def agrees(study: ms.Study, names, within: float) -> None:
         assert mean == pytest.approx(predicted[name].at(n), rel=within), name
 
 
-@pytest.mark.usefixtures("compiled")
 def test_simulated_exact_prefixes_have_the_predicted_losses():
     study = ms.load_study("prefix-shared-linear-exact").replace(sizes=[1e8], replicates=4000)
     agrees(study, ("voronoi", "function", "mass", "atoms:single"), 0.03)
@@ -182,7 +180,7 @@ def test_a_truth_on_the_edge():
 def reason_of_spare(case) -> str | None:
     """Of a case of ``models`` with an atom more."""
     options = replace(tiny.study().problem.options, atoms=len(case.truth["bias"]) + 1)
-    loss = parse_loss("function", case.model.exponents, case.model.gauge)
+    loss = loss_of(case.model, "function")
     return constants(case.model, case.truth, case.law, options, [loss]).reason
 
 
@@ -205,7 +203,7 @@ def test_losses_without_a_constant_say_why():
     assert "share its mass" in found["atoms:multi"].reason
     exact = ms.load_study("softmax-gaussian-exact")
     p = exact.problem
-    losses = [parse_loss("voronoi:untranslated", p.model.exponents, p.model.gauge)]
+    losses = [loss_of(p.model, "voronoi:untranslated")]
     (c,) = constants(p.model, p.truth, p.law, p.options, losses).constants
     assert c.constant is None and "translations" in c.reason
 

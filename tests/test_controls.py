@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_mixture_studies import SOFTMAX
-from tiny import RUN, compiled, contents, study, write  # noqa: F401
+from tiny import RUN, contents, study, write
 
 import moe_sim as ms
 from moe_sim.errors import InputError
@@ -17,7 +17,6 @@ from moe_sim.rates.verdicts import judge_claim
 from moe_sim.study.controls import control, names
 from moe_sim.study.schema import Claim
 
-pytestmark = pytest.mark.usefixtures("compiled")
 SIZES = [1e3, 1e4, 1e5, 1e6]
 
 

@@ -12,7 +12,8 @@ from scipy.special import softmax as softmax_of
 from moe_sim.data.draw import draw
 from moe_sim.data.samples import stored
 from moe_sim.fitting.batching import LaneFunction
-from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.solvers.em import Point, em_step, expectation_maximization
 from moe_sim.solvers.solution import Status
@@ -116,8 +117,11 @@ def both():
     solvers = {"em": em, "scoring": partial(trust_region, patience=10)}
     found = {}
     for name, solver in solvers.items():
-        solve = lambda sample, lane, solver=solver: solver(fitter.passes, sample, lane[1], lower, upper, tolerance=1e-9)  # noqa: E731
-        found[name] = LaneFunction(solve, samples=True)(samples, (np.arange(sets), starts))
+
+        def solve(_, sample, lane, solver=solver):
+            return solver(fitter.passes, sample, lane[1], lower, upper, tolerance=1e-9)
+
+        found[name] = LaneFunction(solve)(None, (np.arange(sets), starts), samples)
     return found
 
 

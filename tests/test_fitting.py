@@ -14,13 +14,15 @@ from jax.flatten_util import ravel_pytree
 from models import MODELS, Case, atoms_of, permuted
 from scipy import stats
 
-from moe_sim.data.draw import exact_samples, streamed_samples, streamer
-from moe_sim.data.samples import CHUNK, StoredSample
+from moe_sim.data import samples as stored
+from moe_sim.data.draw import Source, exact_samples, streamed_samples
+from moe_sim.data.samples import ROWS_PER_CHUNK, StoredSample, at
 from moe_sim.errors import InputError
 from moe_sim.fitting import batching, multistart, starts
-from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, FitOptions, Fits, Fitter, loss_function
+from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, Fits, Fitter, LossFunction
+from moe_sim.fitting.options import FitOptions
 from moe_sim.likelihood.objective import least_squares
-from moe_sim.losses.voronoi import parse_loss
+from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.solvers.solution import Solution, Status
 
@@ -131,12 +133,12 @@ def test_near_minimisers_are_within_half_a_unit_of_the_best(fitted, name):
 def test_losses_of_a_fit_do_not_depend_on_the_order_of_its_atoms(fitted):
     case, fitter, _, fits = fitted["linear-d3-N0-L3"]
     names = ("voronoi", "voronoi:r=2", "function", "mass", "atoms:single", "atoms:multi")
-    losses = [parse_loss(name, case.model.exponents, case.model.gauge) for name in names]
-    run = loss_function(case.model, case.truth, case.law, losses, fitter.unflatten)
+    losses = [loss_of(case.model, name) for name in names]
+    run = LossFunction(case.model, case.truth, case.law, losses, fitter.options.atoms)
     for theta in fits.theta:
         params = params_of(fitter, theta)
         orders = [list(order) for order in permutations(range(4))]
-        found = run(None, np.stack([fitter.flatten(permuted(case, params, order)) for order in orders]))
+        found = run(np.stack([fitter.flatten(permuted(case, params, order)) for order in orders]))
         for name in names:  # NaN where the fit has no such atom
             assert found[name] == pytest.approx(np.full(24, found[name][0]), rel=1e-9, nan_ok=True), name
         assert 0 < found["function"][0] < 0.1 and 0 < found["voronoi"][0] < np.inf
@@ -218,7 +220,7 @@ class TestRules:
 
     def cover(self, atoms):
         assert isinstance(atoms, tuple)
-        params = self.CASE.model.cover(self.CASE.truth, np.array(atoms))
+        params = self.CASE.model.overfit(self.CASE.truth, np.array(atoms))
         return np.concatenate([params["bias"], params["prefix"].ravel()])
 
     @pytest.mark.parametrize("rule", starts.RULES)
@@ -267,7 +269,8 @@ def answer(fitter: Fitter, monkeypatch, thetas, status):
 
     def solve(samples, replicate, start, tolerance):
         count = len(replicate) // len(thetas)
-        _, values, *_ = fitter._certify(samples, (replicate, np.tile(thetas, (count, 1))))
+        certify = multistart._compiled(fitter.plan).certify
+        _, values, *_ = certify(fitter.setting, (replicate, np.tile(thetas, (count, 1))), samples)
         ones = np.ones(len(replicate), int)
         return Solution(np.tile(thetas, (count, 1)), values, int(status) * ones, ones, 2.0 * ones)
 
@@ -371,8 +374,8 @@ def test_every_certificate_has_a_sentence():
 
 def test_lanes_run_together_find_the_same_minima(fitted, monkeypatch):
     """``vmap`` in rounds of 3 iterations, after which unfinished lanes are gathered, against ``map``."""
-    monkeypatch.setattr(batching, "BLOCK", 24)
-    monkeypatch.setattr(multistart, "_ROUND", 3)
+    monkeypatch.setattr(batching, "LANES_PER_CALL", 24)
+    monkeypatch.setattr(multistart, "ITERATIONS_PER_ROUND", 3)
     case, _, samples, expected = fitted["independent-d1-N1-L1"]
     fitter = Fitter(case.model, case.truth, FitOptions(atoms=1), how="vmap")
     fits = fitter.fit(samples, seeds(2))
@@ -398,16 +401,16 @@ def test_rounds_keep_to_the_iteration_limit(monkeypatch, most):
 
     monkeypatch.setattr(multistart, "trust_region", spend)  # whose rounds are short ones
     monkeypatch.setitem(multistart.SOLVERS, "least-squares", spend)
-    monkeypatch.setattr(batching, "BLOCK", 4)
+    monkeypatch.setattr(batching, "LANES_PER_CALL", 4)
     case = MODELS["linear-d1-N3-L1"]
     fitter = Fitter(case.model, case.truth, FitOptions(atoms=1, max_iterations=most), how="vmap")
     found = fitter.solve(samples_of(case), np.array([0, 1, 2]), np.zeros((R, 2)))
-    assert np.all(found.iterations <= most) and np.all(found.iterations > most - multistart._ROUND)
+    assert np.all(found.iterations <= most) and np.all(found.iterations > most - multistart.ITERATIONS_PER_ROUND)
 
 
 def test_first_order_lanes_run_together_come_to_an_end(fitted, monkeypatch):
     """From the minimum itself; where lanes run one after another this takes 150 iterations."""
-    monkeypatch.setattr(batching, "BLOCK", 4)
+    monkeypatch.setattr(batching, "LANES_PER_CALL", 4)
     case, _, samples, best = fitted["independent-d1-N1-L1"]
     fitter = Fitter(case.model, case.truth, FitOptions(atoms=1, estimator="gradient"), how="vmap")
     found = fitter.solve(samples, np.arange(R), best.theta)
@@ -417,7 +420,7 @@ def test_first_order_lanes_run_together_come_to_an_end(fitted, monkeypatch):
 @pytest.mark.parametrize("how", ["map", "vmap"])
 @pytest.mark.parametrize("count", [1, 7, 8, 19])
 def test_lanes_come_back_in_order_whatever_their_number(monkeypatch, how, count):
-    monkeypatch.setattr(batching, "BLOCK", 8)
+    monkeypatch.setattr(batching, "LANES_PER_CALL", 8)
     run = batching.LaneFunction(lambda shared, lane: {"sum": shared + lane[0], "two": lane[1] * 2}, how)
     x, y = np.arange(count, dtype=float), np.arange(3.0 * count).reshape(count, 3)
     found = run(10.0, (x, y))
@@ -425,20 +428,20 @@ def test_lanes_come_back_in_order_whatever_their_number(monkeypatch, how, count)
 
 
 @pytest.mark.parametrize("how, buffer", [("map", True), ("map", False), ("vmap", False)])
-@pytest.mark.parametrize("n", [1, CHUNK, 3 * CHUNK - 7])
+@pytest.mark.parametrize("n", [1, ROWS_PER_CHUNK, 3 * ROWS_PER_CHUNK - 7])
 def test_a_lane_gets_the_sample_of_its_replicate(monkeypatch, how, buffer, n):
     """Streamed samples, kept in memory or drawn afresh, whatever the order of the replicates."""
-    monkeypatch.setattr(batching, "BLOCK", 8)
-    monkeypatch.setattr(batching, "KEPT", 128 * CHUNK if buffer else 0)
+    monkeypatch.setattr(batching, "LANES_PER_CALL", 8)
+    monkeypatch.setattr(stored, "ROWS_KEPT", 128 * ROWS_PER_CHUNK if buffer else 0)
     case = MODELS["linear-d1-N3-L1"]
-    samples = streamed_samples(n, seeds(4, count=5), streamer(case.model, case.truth, case.law))
+    samples = streamed_samples(n, seeds(4, count=5), Source(case.model, case.truth, case.law))
     passes = least_squares(lambda theta, x: theta[0] * x, 1.0)
-    run = batching.LaneFunction(lambda sample, lane: passes.value(lane[1], sample), how, samples=True)
+    run = batching.LaneFunction(lambda _, sample, lane: passes.value(lane[1], sample), how)
     assert run._capacity(samples) == 128 * buffer
     replicate = np.array([0, 0, 3, 1, 1, 1, 0, 4, 2, 2, 0])
     theta = np.linspace(-1, 1, len(replicate))[:, None]
-    found, expected = run(samples, (replicate, theta)), []
-    one = [jax.tree.map(lambda leaf: leaf[r], samples) for r in range(5)]  # noqa: B023
+    found, expected = run(None, (replicate, theta), samples), []
+    one = [at(samples, r) for r in range(5)]
     for r, t in zip(replicate, theta, strict=True):
         sample, total = one[r], 0.0
         for i in range(int(sample.chunks)):
@@ -450,11 +453,11 @@ def test_a_lane_gets_the_sample_of_its_replicate(monkeypatch, how, buffer, n):
 
 def test_subsamples_lead_to_the_minimum_of_the_whole():
     """Twenty chunks: starts are improved on the first, their optima followed over eight to all; against one chunk."""
-    case, n = MODELS["independent-d1-N1-L1"], 20 * CHUNK - 100
+    case, n = MODELS["independent-d1-N1-L1"], 20 * ROWS_PER_CHUNK - 100
     fitter = Fitter(case.model, case.truth, FitOptions(atoms=1))
-    samples = streamed_samples(n, seeds(1), streamer(case.model, case.truth, case.law))
-    chunks = jax.vmap(lambda sample: jax.vmap(sample.chunk)(jnp.arange(20)))(samples)  # three of (R, 20, CHUNK, ...)
-    whole = StoredSample(*(v.reshape(R, 1, 20 * CHUNK, *v.shape[3:]) for v in chunks))
+    samples = streamed_samples(n, seeds(1), Source(case.model, case.truth, case.law))
+    chunks = jax.vmap(lambda r: jax.vmap(at(samples, r).chunk)(jnp.arange(20)))(jnp.arange(R))
+    whole = StoredSample(*(v.reshape(R, 1, 20 * ROWS_PER_CHUNK, *v.shape[3:]) for v in chunks))
     found, expected = fitter.fit(samples, seeds(2)), fitter.fit(whole, seeds(2))
     assert found.certificate.tolist() == expected.certificate.tolist() == ["certified"] * R
     assert found.objective == pytest.approx(expected.objective, abs=1e-5)

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 import moe_sim as ms
 from moe_sim.data.covariates import Grid
-from moe_sim.models.base import RegressionModel
+from moe_sim.models.base import Regression
 from moe_sim.models.measure import MixingMeasure
 from moe_sim.simulation import predictions
 from moe_sim.theory.identifiability import check_model, dependences
@@ -23,7 +23,7 @@ from moe_sim.theory.influence import influences
 OPTIONS = tiny.study().problem.options
 
 
-class Gated(RegressionModel):
+class Gated(Regression):
     """Softmax gates over experts h(a x + b), or h(a x): the regressions of arXiv 2402.02952."""
 
     dimension = outputs = 1

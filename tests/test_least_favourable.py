@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 import moe_sim as ms
 from moe_sim.errors import InputError
-from moe_sim.fitting.multistart import loss_function
+from moe_sim.fitting.multistart import LossFunction
 from moe_sim.losses.voronoi import Loss
 from moe_sim.theory.least_favourable import eps_at, least_favourable, undetectable
 from moe_sim.theory.minimax import total_variation
@@ -34,8 +34,8 @@ def test_they_lie_where_n_observations_cannot_tell():
     problem = tiny.study(fit__atoms=2).problem
     found = moved(problem, of(problem, "voronoi"))
     fitter = ms.Fitter(problem.model, problem.truth, problem.options)
-    measure = loss_function(problem.model, problem.truth, problem.law, problem.losses, fitter.unflatten)
-    values = measure(None, np.stack([fitter.flatten(found[n]) for n in SIZES]))
+    measure = LossFunction(problem.model, problem.truth, problem.law, problem.losses, problem.options.atoms)
+    values = measure(np.stack([fitter.flatten(found[n]) for n in SIZES]))
     np.testing.assert_allclose(values["function"], 0.3 / np.sqrt(SIZES), rtol=2e-2)
     slope = np.polyfit(np.log(SIZES), np.log(values["voronoi"]), 1)[0]
     assert slope == pytest.approx(-0.5, abs=0.02)
@@ -101,7 +101,7 @@ def test_a_study_of_them_resumes_and_tells_its_truths(tmp_path):
         rows = whole.frame[whole.frame["n"] == float(n)]
         bias, prefix = (np.stack([rows[f"estimate:{k}"].to_numpy() for k in names], axis=1) for names in ESTIMATES)
         theta = np.stack([fitter.flatten({"bias": b, "prefix": v[:, None]}) for b, v in zip(bias, prefix, strict=True)])
-        again = loss_function(p.model, moved_to, p.law, [of(p, "voronoi")], fitter.unflatten)(None, theta)
+        again = LossFunction(p.model, moved_to, p.law, [of(p, "voronoi")], p.options.atoms)(theta)
         np.testing.assert_allclose(again["voronoi"], rows["loss:voronoi"], rtol=1e-9)
     # Controls meet the same truths.
     controls = ms.run_controls(whole).controls

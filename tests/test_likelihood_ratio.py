@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_mixture_studies import GATED, MIXTURE, SOFTMAX
-from tiny import compiled, study, write  # noqa: F401
+from tiny import study, write
 
 import moe_sim as ms
 from moe_sim.errors import InputError
 from moe_sim.plots.checks import plot_ratio
 from moe_sim.simulation.likelihood_ratio import likelihood_ratio
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 
 @pytest.mark.parametrize("tables, degrees", [(SOFTMAX, 8), (GATED, 11), (MIXTURE, 2)])

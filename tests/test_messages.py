@@ -11,7 +11,7 @@ import mutants
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import compiled, study  # noqa: F401
+from tiny import study
 
 import moe_sim as ms
 from moe_sim.fitting.multistart import CERTIFICATES

@@ -10,7 +10,7 @@ import tiny
 from scipy.stats import norm
 
 import moe_sim as ms
-from moe_sim.losses.voronoi import Loss, evaluate, parse_loss
+from moe_sim.losses.voronoi import Loss, evaluate, loss_of, parse_loss
 from moe_sim.models.measure import MixingMeasure
 from moe_sim.simulation import predictions
 from moe_sim.theory.minimax import least_risk, total_variation, transport
@@ -77,7 +77,7 @@ def test_transport_of_one_atom():
 def test_no_bound_where_none_is_known():
     problem = ms.load_study("softmax-gaussian-exact").problem
     for name in ("voronoi", "function", "mass"):
-        loss = parse_loss(name, problem.model.exponents, problem.model.gauge)
+        loss = loss_of(problem.model, name)
         assert least_risk(problem.model, problem.truth, loss, [problem.truth], [0.0], [1e3]) is None
 
 

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from models import MODELS, atoms_of, every, means, per_atom, permuted, random_params
+from models import MODELS, atoms_of, every, known, means, per_atom, permuted, random_params
 
 from moe_sim.errors import InputError
 from moe_sim.models.measure import MixingMeasure
@@ -74,7 +74,7 @@ def test_cover_gives_the_function_of_the_truth(case, rng):
     before = {name: value.copy() for name, value in case.truth.items()}
     for spare in (0, 1, 3):
         cover = rng.permutation(np.concatenate([np.arange(atoms_of(case)), rng.integers(0, atoms_of(case), spare)]))
-        found = case.model.cover(case.truth, cover)
+        found = case.model.overfit(case.truth, cover)
         assert {name: v.shape for name, v in found.items()} == case.model.shapes(len(cover))
         assert means(case, found, x) == pytest.approx(means(case, case.truth, x), abs=SAME)
         found["bias"] += 1.0  # a copy, not a view of the truth
@@ -102,13 +102,13 @@ def test_tied_models_have_no_split(case):
 
 @every()
 def test_the_box_has_the_shapes_and_holds_the_truth(case):
-    lower, upper = case.model.box(4, 5.0, 2.0)
+    lower, upper = case.model.bounds(4, 5.0, 2.0)
     assert {n: v.shape for n, v in lower.items()} == {n: v.shape for n, v in upper.items()} == case.model.shapes(4)
     assert all(np.array_equal(lower[name], -upper[name]) for name in upper)
-    assert case.model.free(case.truth) is case.truth is case.model.restore(case.truth)  # free as they are
+    assert case.model.unconstrain(case.truth) is case.truth is case.model.constrain(case.truth)  # free as they are
     limit = {"bias": 2.0, "W1": case.model.network_bound, "W2": case.model.network_bound}
     assert all(np.all(upper[name] == limit.get(name, 5.0)) for name in upper)
-    lower, upper = case.model.box(atoms_of(case), 5.0, 2.0)
+    lower, upper = case.model.bounds(atoms_of(case), 5.0, 2.0)
     assert all(np.all((lower[n] <= case.truth[n]) & (case.truth[n] <= upper[n])) for n in case.truth)
 
 
@@ -146,18 +146,18 @@ def test_learned_networks_are_parameters_with_their_own_truth(rng):
     """With W1 and W2 moved, the learned model is the fixed one with those networks; the model knows the true ones."""
     case = MODELS["learned-d2-N1-L2"]
     model = case.model
-    assert np.array_equal(model.known()["W1"], model.key_network)
-    assert np.array_equal(model.known()["W2"], model.value_network)
+    assert np.array_equal(known(model)["W1"], model.key_network)
+    assert np.array_equal(known(model)["W2"], model.value_network)
     params = random_params(case, 2, rng)
     fixed = PrefixModel(
         model.structure, model.noise, model.frozen, model.key_projection, model.value_projection,
         key_network=params["W1"], value_network=params["W2"],
     )  # fmt: skip
     x = inputs(case, rng)
-    assert fixed.shapes(2).keys() == {"bias", "prefix"} and fixed.known() == {}
+    assert fixed.shapes(2).keys() == {"bias", "prefix"} and known(fixed) == {}
     expected = means(case._replace(model=fixed), {k: params[k] for k in ("bias", "prefix")}, x)
     assert means(case, params, x) == pytest.approx(expected, abs=SAME)
-    unmoved = {k: params[k] for k in ("bias", "prefix")} | model.known()
+    unmoved = {k: params[k] for k in ("bias", "prefix")} | known(model)
     assert np.max(np.abs(means(case, unmoved, x) - expected)) > 1e-2
 
 

@@ -18,14 +18,15 @@ from scipy.optimize import minimize
 import moe_sim as ms
 from moe_sim.data.covariates import Uniform
 from moe_sim.errors import InputError
-from moe_sim.fitting.multistart import FitOptions, Fitter
-from moe_sim.losses.distances import function_residuals
-from moe_sim.losses.voronoi import parse_loss
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions
+from moe_sim.losses.distances import NEAR_NODES, Target
+from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.base import MixtureModel
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.simulation import predictions
-from moe_sim.theory.modulus import FLOOR, SAME, Descent, Modulus, modulus
+from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Descent, Modulus, modulus
 from moe_sim.theory.search import Branch, Search, assignments, residuals_near
 
 RANGE = (1e-3, 1e2)
@@ -33,7 +34,7 @@ SHARED = Path(__file__).parent / "studies" / "shared-over.toml"
 
 
 def moduli(problem, *names: str, eps=None) -> list[Modulus]:
-    losses = [parse_loss(name, problem.model.exponents, problem.model.gauge) for name in names]
+    losses = [loss_of(problem.model, name) for name in names]
     return list(modulus(problem.model, problem.truth, problem.law, problem.options, losses, eps=eps))
 
 
@@ -134,11 +135,11 @@ def test_free_keys_and_values_are_degenerate():
     for power, name in ((2, "voronoi:r=2"), (4, "voronoi:r=4")):
         (found,) = moduli(ms.Study(**tables).problem, name)
         assert found.degenerate and found.exponent == 0.0 and found.kappa is None
-        assert np.all(found.omega < SAME) and len(found.omega) >= 5
+        assert np.all(found.omega < SAME_FUNCTION) and len(found.omega) >= 5
         for measure, eps in zip(found.measures, found.eps, strict=True):
             split = [measure[k] for k in ("bias", "key", "value")]
             gap = two.function(tables, *split, points) - two.function(tables, *truth, points)
-            assert np.sqrt(np.mean(np.sum(gap**2, axis=1))) < SAME
+            assert np.sqrt(np.mean(np.sum(gap**2, axis=1))) < SAME_FUNCTION
             assert two.voronoi(tables, *split, power) == pytest.approx(eps, rel=1e-6)
         # An atom splits into two of its key: their share of the mass and their mean's complement are free, 1 + 2.
         assert found.dimension == 3
@@ -152,7 +153,7 @@ def test_a_flat_set_that_the_box_cuts_short():
     }  # fmt: skip
     (found,) = moduli(small(**free), "voronoi")
     assert found.degenerate and found.zero_from > 0 and found.kappa is None and found.exponent == 0
-    assert np.all(found.omega[: found.zero_from] > 1e-6) and np.all(found.omega[found.zero_from :] < SAME)
+    assert np.all(found.omega[: found.zero_from] > 1e-6) and np.all(found.omega[found.zero_from :] < SAME_FUNCTION)
     value = found.measures[found.zero_from]["value"]
     assert np.all(value <= 1.52) and np.ptp(value) > 1e-3
 
@@ -304,7 +305,7 @@ def test_every_fitted_atom_keeps_a_part_of_the_mass():
 
 def test_a_measure_that_cannot_be_reached_is_refused():
     problem = small(fit__atoms=2)
-    loss = parse_loss("voronoi:r=2", problem.model.exponents, problem.model.gauge)
+    loss = loss_of(problem.model, "voronoi:r=2")
     descent = Descent(Search(problem.model, problem.truth, problem.law, problem.options, [loss]), 0)
     descent.run(np.array([0.1, 0.05]))
     assert np.isfinite(descent.at(0.07)["prefix"]).all()
@@ -370,8 +371,8 @@ def test_the_residuals_are_those_of_the_function_loss():
     case = mixtures.MIXTURES["softmax-K2-d1-o1"]
     options = FitOptions(2, "mle", "data", 1, 1, 50.0, 50.0, 10, 0.1, 0.0, {})
     fitter = Fitter(case.model, case.truth, options)
-    value, jacobian = residuals_near(case.model, case.truth, case.law, fitter.unflatten, 2)
+    value, jacobian = residuals_near(Target(case.model, case.truth, case.law, NEAR_NODES[1]), 2)
     theta = jnp.asarray(fitter.flatten(case.truth)) + 0.01 * np.random.default_rng(0).normal(size=8)
     np.testing.assert_allclose(jacobian(theta), jax.jacfwd(value)(theta), rtol=1e-8, atol=1e-10)
-    hellinger = np.linalg.norm(function_residuals(case.model, case.truth, case.law)(fitter.unflatten(theta)))
+    hellinger = np.linalg.norm(Target(case.model, case.truth, case.law).residuals(fitter.unflatten(theta)))
     assert np.linalg.norm(value(theta)) == pytest.approx(hellinger, rel=5e-3)  # by other nodes

@@ -17,7 +17,8 @@ import pytest
 
 import moe_sim as ms
 from moe_sim.data.samples import kept
-from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 

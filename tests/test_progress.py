@@ -8,17 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny import compiled, study  # noqa: F401
+from tiny import study
 
 import moe_sim as ms
 from moe_sim.cli import console
 from moe_sim.simulation.progress import Progress, Tally
 
-pytestmark = pytest.mark.usefixtures("compiled")
-
 
 @pytest.fixture(scope="module")
-def reports(compiled):  # noqa: F811
+def reports():
     found: list[Progress] = []
     return ms.run(study(), None, found.append), found
 

@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import compiled, study, write  # noqa: F401
+from tiny import study
 
 import moe_sim as ms
 from moe_sim.errors import InputError
 from moe_sim.simulation.replay import replay
 from moe_sim.solvers.solution import Status
 
-pytestmark = pytest.mark.usefixtures("compiled")
 OVER = {"fit__atoms": 2, "fit__starts": 6}
 
 
 @pytest.fixture(scope="module")
-def whole(compiled, tmp_path_factory):  # noqa: F811
+def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "run"
     ms.run(study(**OVER), path)
     return path

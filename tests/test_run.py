@@ -11,12 +11,11 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import RUN, compiled, contents, study  # noqa: F401
+from tiny import RUN, contents, study
 
 import moe_sim as ms
-from moe_sim.data.samples import CHUNK
+from moe_sim.data.samples import ROWS_PER_CHUNK
 
-pytestmark = pytest.mark.usefixtures("compiled")
 FILES = Path(__file__).parent / "studies"
 GROWN = {"sample__sizes": [1e2, 1e3, 1e4, 1e5], "sample__replicates": 6}
 
@@ -27,7 +26,7 @@ def same(found: pd.DataFrame, expected: pd.DataFrame) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(compiled, tmp_path_factory):  # noqa: F811
+def folder(tmp_path_factory):
     """A finished run. Tests that write take a copy."""
     path = tmp_path_factory.mktemp("run") / "tiny"
     ms.run(study(), path)
@@ -153,7 +152,7 @@ def test_replicates_differ_and_so_do_seeds(folder):
 def test_many_replicates_are_kept_in_chunks(folder, tmp_path):
     reports = []
     frame = ms.run(study(sample__sizes=[1e2], sample__replicates=103), tmp_path / "many", reports.append).frame
-    assert RUN.CHUNK == 100
+    assert RUN.REPLICATES_PER_CHUNK == 100
     assert [(p.n, p.done, p.total) for p in reports] == [(100, 100, 103), (100, 103, 103)]
     assert frame["replicate"].tolist() == list(range(103))
     assert frame["objective"].nunique() == 103
@@ -284,7 +283,7 @@ def test_iid_samples_of_any_size_and_law():
     sizes = [1000, 1024, 2048, 5000]
     law = {"name": "uniform", "low": -2.0, "high": 2.0}
     frame = ms.run(study(law=law, sample__mode="iid", sample__sizes=sizes)).frame
-    assert CHUNK == 1024
+    assert ROWS_PER_CHUNK == 1024
     for n, group in frame.groupby("n"):
         assert abs(group["objective_at_truth"].mean() - n / 2) < 5 * np.sqrt(n / 2 / 4)
         assert group["objective_at_truth"].nunique() == 4

@@ -16,8 +16,8 @@ from models import MODELS, every, means, prefix
 from scipy import stats
 
 from moe_sim.data.covariates import Grid, Linspace, Normal, Quadrature, Tokens, Uniform
-from moe_sim.data.draw import draw, exact_samples, streamed_samples, streamer
-from moe_sim.data.samples import CHUNK, Part, empty, keep, kept, stored
+from moe_sim.data.draw import Source, draw, exact_samples, streamed_samples
+from moe_sim.data.samples import ROWS_PER_CHUNK, Subsample, at, empty, keep, kept, stored
 from moe_sim.errors import InputError
 from moe_sim.likelihood.objective import least_squares
 from moe_sim.solvers.solution import Status
@@ -159,11 +159,11 @@ class TestExact:
 @pytest.fixture(scope="module")
 def stream():
     case = MODELS["linear-d2-N1-L2"]
-    return case, streamer(case.model, case.truth, Normal(2))
+    return case, Source(case.model, case.truth, Normal(2))
 
 
 def rows_of(sample):
-    """All rows of a streamed sample that count, chunk by chunk, and the weights (chunks, CHUNK) of all rows."""
+    """All rows of a streamed sample that count, chunk by chunk, and the weights (chunks, rows a chunk) of all rows."""
     read = [jax.device_get(sample.chunk(i)) for i in range(int(sample.chunks))]
     x, y, weight = (np.stack(part) for part in zip(*read, strict=True))
     assert set(np.unique(weight)) <= {0.0, 1.0}
@@ -171,7 +171,7 @@ def rows_of(sample):
 
 
 def one(samples):
-    return jax.tree.map(lambda leaf: leaf[0], samples)
+    return at(samples, 0)
 
 
 class TestStreamed:
@@ -179,15 +179,15 @@ class TestStreamed:
         sample = one(streamed_samples(3000, seeds(1), stream[1]))
         assert all(np.array_equal(a, b) for a, b in zip(rows_of(sample), rows_of(sample), strict=True))
 
-    @pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
+    @pytest.mark.parametrize("n", [1, ROWS_PER_CHUNK - 1, ROWS_PER_CHUNK, ROWS_PER_CHUNK + 1, 2 * ROWS_PER_CHUNK])
     def test_every_chunk_is_masked_after_its_share(self, stream, n):
         """Row r of chunk i is observation r * chunks + i: each observation once, and every chunk as full as another."""
         sample = one(streamed_samples(n, seeds(1), stream[1]))
         x, y, weight = rows_of(sample)
         chunks = int(sample.chunks)
-        assert chunks == -(-n // CHUNK) and weight.shape == (chunks, CHUNK)
+        assert chunks == -(-n // ROWS_PER_CHUNK) and weight.shape == (chunks, ROWS_PER_CHUNK)
         assert len(x) == len(y) == n
-        number = np.arange(CHUNK)[None] * chunks + np.arange(chunks)[:, None]
+        number = np.arange(ROWS_PER_CHUNK)[None] * chunks + np.arange(chunks)[:, None]
         assert np.array_equal(weight, number < n) and np.array_equal(np.sort(number[weight > 0]), np.arange(n))
         assert np.ptp(weight.sum(axis=1)) <= 1
 
@@ -198,7 +198,7 @@ class TestStreamed:
 
     def test_a_design_is_whole_and_its_first_chunk_spread_over_it(self):
         case, law, n = prefix("shared-linear", 1, 1, 1, outputs=1, width=1), Linspace(1, -2.0, 2.0), 5000
-        sample = one(streamed_samples(n, seeds(1), streamer(case.model, case.truth, law)))
+        sample = one(streamed_samples(n, seeds(1), Source(case.model, case.truth, law)))
         x, _, _ = rows_of(sample)
         assert np.sort(x[:, 0]) == pytest.approx(np.linspace(-2.0, 2.0, n), abs=1e-12)
         first, _, weight = jax.device_get(sample.chunk(0))
@@ -214,32 +214,32 @@ class TestStreamed:
             assert np.all(some <= more) and (some.sum(), more.sum()) == (pytest.approx(2500 / 3, abs=1), 1000)
 
     def test_rows_chunks_and_seeds_all_differ(self, stream):
-        x = [rows_of(one(streamed_samples(2 * CHUNK, [seed], stream[1])))[0] for seed in seeds(2)]
-        assert len(np.unique(np.concatenate(x), axis=0)) == 4 * CHUNK
+        x = [rows_of(one(streamed_samples(2 * ROWS_PER_CHUNK, [seed], stream[1])))[0] for seed in seeds(2)]
+        assert len(np.unique(np.concatenate(x), axis=0)) == 4 * ROWS_PER_CHUNK
 
-    @pytest.mark.parametrize("n", [1, CHUNK, 2500])
+    @pytest.mark.parametrize("n", [1, ROWS_PER_CHUNK, 2500])
     def test_a_kept_sample_is_the_stream_that_was_kept(self, stream, n):
         """Also in a buffer that held a larger sample before."""
         sample = one(streamed_samples(n, seeds(1), stream[1]))
-        longer = one(streamed_samples(4 * CHUNK, seeds(1, 7), stream[1]))
+        longer = one(streamed_samples(4 * ROWS_PER_CHUNK, seeds(1, 7), stream[1]))
         for buffer in (empty(sample, 4), keep(longer, empty(longer, 4))):
             found = jax.jit(keep)(sample, buffer)
-            assert int(found.chunks) == int(sample.chunks) and found.x.shape == (4, CHUNK, 2)
+            assert int(found.chunks) == int(sample.chunks) and found.x.shape == (4, ROWS_PER_CHUNK, 2)
             (x, y, weight), expected = rows_of(found), rows_of(sample)
             assert np.array_equal(x, expected[0]) and np.array_equal(weight, expected[2])
             assert y == pytest.approx(expected[1], rel=1e-14, abs=1e-14)  # compiled otherwise, it may round otherwise
 
     def test_a_part_is_the_first_chunks(self, stream):
         sample = one(streamed_samples(5000, seeds(1), stream[1]))
-        part = Part(sample, jnp.array(2))
+        part = Subsample(sample, jnp.array(2))
         x, y, weight = rows_of(part)
-        assert int(part.chunks) == 2 and weight.shape == (2, CHUNK) and len(x) == 2000
+        assert int(part.chunks) == 2 and weight.shape == (2, ROWS_PER_CHUNK) and len(x) == 2000
         assert all(np.array_equal(a, b[:2000]) for a, b in zip((x, y), rows_of(sample)[:2], strict=True))
 
     def test_the_noise_is_independent_of_x_and_normal(self):
         """As many outputs as inputs: one key for both would repeat the bits. False-alarm rate 2e-4."""
         case = prefix("shared-linear", 1, 1, 1, outputs=1, width=1)
-        sample = one(streamed_samples(4000, seeds(1, 3), streamer(case.model, case.truth, Normal(1))))
+        sample = one(streamed_samples(4000, seeds(1, 3), Source(case.model, case.truth, Normal(1))))
         x, y, _ = rows_of(sample)
         z = ((y - means(case, case.truth, x)) / case.model.noise)[:, 0]
         assert stats.kstest(z, "norm").pvalue > 1e-4
@@ -261,14 +261,14 @@ def test_padding_of_a_stored_sample_does_not_change_the_objective(case):
     )
     theta = rng.normal(size=6)
     sample = stored(x, y, weight)
-    assert sample.weight.shape == (5, CHUNK) and stored(x[:10], y[:10]).weight.shape == (1, 10)
+    assert sample.weight.shape == (5, ROWS_PER_CHUNK) and stored(x[:10], y[:10]).weight.shape == (1, 10)
     residual = means(case, {"bias": theta[:2], "prefix": theta[2:].reshape(2, 2)}, x) - y
     expected = np.sum(weight[:, None] * residual**2) / (2 * 0.3**2)
     assert passes.value(jnp.asarray(theta), sample) == pytest.approx(expected, rel=1e-12)
     spoilt = replace(sample, y=jnp.where(sample.weight[..., None] > 0, sample.y, 1e6))
     assert passes.value(jnp.asarray(theta), spoilt) == pytest.approx(expected, rel=1e-12)
     plain, loose = stored(x, y), kept(x, y)
-    assert loose.weight.shape == (8, CHUNK) and int(loose.chunks) == 5 and loose.weight.sum() == 5000
+    assert loose.weight.shape == (8, ROWS_PER_CHUNK) and int(loose.chunks) == 5 and loose.weight.sum() == 5000
     expected = np.sum(residual**2) / (2 * 0.3**2)
     assert passes.value(jnp.asarray(theta), plain) == pytest.approx(expected, rel=1e-12)
     assert passes.value(jnp.asarray(theta), loose) == pytest.approx(expected, rel=1e-12)
@@ -294,7 +294,7 @@ def test_exact_and_raw_samples_give_the_estimator_one_law():
         return jax.lax.map(one, samples)
 
     exact = fit(exact_samples(case.model, case.truth, law, 1000, seeds(300, 1)))
-    raw = fit(streamed_samples(1000, seeds(300, 2), streamer(case.model, case.truth, law)))
+    raw = fit(streamed_samples(1000, seeds(300, 2), Source(case.model, case.truth, law)))
     assert np.all(exact[0] == Status.CONVERGED) and np.all(raw[0] == Status.CONVERGED)
     exact, raw = np.asarray(exact[1]), np.asarray(raw[1])
 

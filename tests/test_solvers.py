@@ -15,9 +15,10 @@ from models import MODELS
 from scipy import optimize
 
 from moe_sim.data.samples import StoredSample, stored
+from moe_sim.fitting.options import OPTIMIZERS
 from moe_sim.likelihood.objective import least_squares
 from moe_sim.solvers.certificate import still_promised
-from moe_sim.solvers.gradient import OPTIMIZERS, gradient_descent
+from moe_sim.solvers.gradient import gradient_descent
 from moe_sim.solvers.model_step import ball_step, box_step, scaling
 from moe_sim.solvers.solution import Status
 from moe_sim.solvers.trust_region import trust_region
@@ -433,7 +434,7 @@ def saddle():
     box = jnp.full(3, 8.0)
     one = jax.device_get(jax.jit(lambda s: trust_region(single, sample, s, -box, box))(start))
     assert one.status == Status.CONVERGED
-    twice = case.model.cover({"bias": one.theta[:1], "prefix": one.theta[1:].reshape(1, 2)}, np.array([0, 0]))
+    twice = case.model.overfit({"bias": one.theta[:1], "prefix": one.theta[1:].reshape(1, 2)}, np.array([0, 0]))
     truth, passes = flat(case.truth)
     box = jnp.full(6, 8.0)
     run = jax.jit(lambda t: still_promised(passes, sample, t, -box, box))

@@ -15,13 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import compiled, contents, study, tables, write  # noqa: F401
+from tiny import contents, study, tables, write
 
 import moe_sim as ms
 from moe_sim.errors import InputError
 from moe_sim.simulation.store import RunFolder
-
-pytestmark = pytest.mark.usefixtures("compiled")
 
 
 class Killed(BaseException):
@@ -55,7 +53,7 @@ class Kill:
 
 
 @pytest.fixture(scope="module")
-def whole(compiled, tmp_path_factory):  # noqa: F811
+def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "run"
     ms.run(study(), path)
     return path

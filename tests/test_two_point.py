@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import moe_sim as ms
-from moe_sim.theory.two_point import SAME, two_point
+from moe_sim.theory.two_point import SAME_FUNCTION, two_point
 
 FILES = Path(__file__).parent / "studies"
 NETWORK = {"key": [[1.0, 0.3], [-0.2, 0.8]], "value": [[0.9, -0.1], [0.4, 1.1]]}
@@ -88,7 +88,7 @@ def test_free_keys_and_values_cannot_be_told_apart(name, r):
     tables = independent()
     found = evidence(tables, name)[name]
     assert found["separated"] is True
-    assert found["function_distance"] <= SAME == 1e-12
+    assert found["function_distance"] <= SAME_FUNCTION == 1e-12
 
     split = pair(tables, found["atom"], found["step"])
     points = grid(tables)

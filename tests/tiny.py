@@ -1,21 +1,16 @@
-"""A study small enough to be run many times (one prefix, d = 1, two parameters), and its compiled code kept."""
+"""A study small enough to be run many times (one prefix, d = 1, two parameters)."""
 
 from __future__ import annotations
 
 import copy
-import json
 import sys
 from pathlib import Path
 
-import pytest
 import tomli_w
 
 import moe_sim as ms
 from moe_sim.cli.main import main
-from moe_sim.models import prefix
-from moe_sim.simulation.runner import Fitter, loss_function, streamer
 
-RUN = sys.modules["moe_sim.simulation.runner"]  # the attribute ``moe_sim.run`` is the function
 GONE = object()  # a change that takes the key away
 TABLES = {
     "name": "tiny",
@@ -79,31 +74,3 @@ def call(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
         status = stop.code
     captured = capsys.readouterr()
     return status, captured.out, captured.err
-
-
-def _once(make, key=repr):
-    kept: dict[str, object] = {}
-
-    def found(*args):
-        name = key(args)
-        if name not in kept:
-            kept[name] = make(*args)
-        return kept[name]
-
-    return found
-
-
-# Equal studies build equal, but not the same, models and machinery, and JAX compiles each anew: 2 s a run.
-_MODEL = _once(prefix.build, key=lambda args: json.dumps(args, sort_keys=True))
-_FITTER, _LOSSES, _STREAMER = (_once(make) for make in (Fitter, loss_function, streamer))
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    """One model, one Fitter, one loss function for equal studies: only time is saved, all of these are pure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefix, "build", _MODEL)
-        patch.setattr(RUN, "Fitter", _FITTER)
-        patch.setattr(RUN, "loss_function", _LOSSES)
-        patch.setattr(RUN, "streamer", _STREAMER)
-        yield

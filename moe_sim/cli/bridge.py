@@ -23,7 +23,6 @@ from moe_sim.cli.console import (
     verdicts_json,
 )  # fmt: skip
 from moe_sim.errors import InputError
-from moe_sim.rates.verdicts import finite
 
 app = typer.Typer(no_args_is_help=True, help="Real prefix-tuned attention against the theory's model (PyTorch).")
 
@@ -107,6 +106,7 @@ def identity(device: Device = "cpu", model: Model = MINILM, out: Out = None, as_
     from moe_sim.bridge import identity_plot
     from moe_sim.bridge.identity import GRADIENT, SMALL, failures
     from moe_sim.bridge.identity import identity as rows_of
+    from moe_sim.rates.verdicts import finite
 
     rows = []
     for name in dict.fromkeys((model, *SMALL)):  # what may not be there comes first
@@ -161,6 +161,7 @@ def few_shot(
     from moe_sim.bridge import few_shot as fs
     from moe_sim.bridge import few_shot_plot, pretrained
     from moe_sim.plots import style
+    from moe_sim.rates.verdicts import finite
 
     module, tokenizer = pretrained.load(model, torch.float32, device)
     task = fs.prepare(model, module, tokenizer, fs.QUICK if quick else fs.FULL)

@@ -6,17 +6,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.live import Live
 from rich.table import Column, Table
 
 from moe_sim.errors import InputError, number
-from moe_sim.rates.verdicts import Verdict
-from moe_sim.simulation.progress import Progress
-from moe_sim.simulation.runner import Results
+
+if TYPE_CHECKING:
+    from moe_sim.rates.verdicts import Verdict
+    from moe_sim.simulation.progress import Progress
+    from moe_sim.simulation.runner import Results
 
 out_console = Console(width=None if sys.stdout.isatty() else 160)
 err_console = Console(stderr=True)
@@ -63,6 +64,8 @@ def reporting() -> Iterator[Callable[[Progress], None]]:
     if not err_console.is_terminal:
         yield _quiet
         return
+    from rich.live import Live
+
     with Live(console=err_console, transient=True, auto_refresh=False) as live:
 
         def show(p: Progress) -> None:
@@ -71,6 +74,16 @@ def reporting() -> Iterator[Callable[[Progress], None]]:
                 _quiet(p)
 
         yield show
+
+
+def searching(study: str):
+    """Progress of a search on standard error: one line that is rewritten on a terminal, none otherwise."""
+
+    def show(loss: str, eps: float, omega: float) -> None:
+        if err_console.is_terminal:
+            err_console.print(f"{study}  {loss}  eps = {eps:.3g}  omega = {omega:.3g}   ", end="\r", highlight=False)
+
+    return show
 
 
 def _quiet(p: Progress) -> None:

@@ -12,7 +12,6 @@ from rich.table import Table
 import moe_sim as ms
 from moe_sim.cli.console import Json, out_console, parsed
 from moe_sim.errors import whole
-from moe_sim.simulation.replay import replay as fit_again
 
 app = typer.Typer()
 
@@ -25,6 +24,8 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Fit one replicate of a run again and show what became of its starts."""
+    from moe_sim.simulation.replay import replay as fit_again
+
     found = fit_again(
         ms.load_results(folder), parsed("--size", size), whole("--replicate", parsed("--replicate", replicate))
     )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.table import Table
 
 import moe_sim as ms
-from moe_sim.cli.console import RUNS, Json, claimed, err_console, fastest, out_console
-from moe_sim.simulation import predictions
-from moe_sim.theory.identifiability import ModelCheck, Tangent
-from moe_sim.theory.modulus import Modulus
+from moe_sim.cli.console import RUNS, Json, claimed, fastest, out_console, searching
+
+if TYPE_CHECKING:
+    from moe_sim.theory.identifiability import ModelCheck, Tangent
+    from moe_sim.theory.modulus import Modulus
 
 app = typer.Typer()
 
@@ -33,7 +34,9 @@ def modulus(
 ) -> None:
     """The least distance of functions at each loss from the truth: exponents without sampling."""
     found = ms.load_study(study)
-    moduli = predictions.modulus(found, loss, out or RUNS / found.name, report(found.name))
+    from moe_sim.simulation import predictions
+
+    moduli = predictions.modulus(found, loss, out or RUNS / found.name, searching(found.name))
     if as_json:
         print(json.dumps(predictions.modulus_json(found, moduli)))
         return
@@ -59,7 +62,7 @@ def modulus(
 def constants(study: StudyArgument, out: Out = None, as_json: Json = False) -> None:
     """The predicted mean of each loss for large n, constant included."""
     found = ms.load_study(study)
-    predicted = predictions.constants(found, out or RUNS / found.name)
+    predicted = ms.constants(found, out or RUNS / found.name)
     if as_json:
         print(json.dumps({"study": found.name, "digest": found.digest, **predicted.to_json()}))
         return
@@ -82,7 +85,7 @@ def constants(study: StudyArgument, out: Out = None, as_json: Json = False) -> N
 def check_model(study: StudyArgument, as_json: Json = False) -> None:
     """Which directions the data cannot see, and which derivatives of the model depend on others."""
     found = ms.load_study(study)
-    check = predictions.check_model(found)
+    check = ms.check_model(found)
     if as_json:
         print(json.dumps({"study": found.name, "digest": found.digest, **check.to_json()}))
         return
@@ -96,18 +99,10 @@ def check_model(study: StudyArgument, as_json: Json = False) -> None:
         out_console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def report(study: str):
-    """Progress of a search on standard error: one line that is rewritten on a terminal, none otherwise."""
-
-    def show(loss: str, eps: float, omega: float) -> None:
-        if err_console.is_terminal:
-            err_console.print(f"{study}  {loss}  eps = {eps:.3g}  omega = {omega:.3g}   ", end="\r", highlight=False)
-
-    return show
-
-
 def _told(study: ms.Study, m: Modulus) -> list[str]:
     """A modulus in words: how kappa settles, what a degenerate one means, what no estimator can beat."""
+    from moe_sim.simulation.predictions import lower_bound
+
     if m.degenerate:
         lines = [f"{m.loss}: measures at every such distance have the function of the truth, to rounding; the set of "
                  f"them has dimension {m.dimension}"]  # fmt: skip
@@ -116,10 +111,10 @@ def _told(study: ms.Study, m: Modulus) -> list[str]:
     kinds = [f"{' + '.join(map(str, cells))}: {_kappa(m, cells)}" for cells in m.by_cells]
     if len(kinds) > 1:
         lines.append(f"{m.loss}: kappa by fitted atoms in the cell of each true one {', '.join(kinds)}")
-    bound = predictions.lower_bound(study, m)
+    bound = lower_bound(study, m)
     if bound is not None:
         first, last = bound["risk"][0], bound["risk"][-1]
-        same = np.isclose(first, last, rtol=1e-9)
+        same = math.isclose(first, last, rel_tol=1e-9)
         values = f"{first:.3g} at every n" if same else f"{first:.3g} at n = {bound['sizes'][0]:g}, {last:.3g} at "
         values += "" if same else f"{bound['sizes'][-1]:g}"
         lines.append(f"{m.loss}: no estimator has a smaller worst risk than {values}, if {bound['assumption']}")
@@ -130,7 +125,7 @@ def _kappa(m: Modulus, cells: tuple[int, ...]) -> str:
     kappa = m.kappa_with(cells)
     if kappa is None:
         return "not settled"
-    return "degenerate" if np.isinf(kappa) else f"{kappa:.2f}"
+    return "degenerate" if math.isinf(kappa) else f"{kappa:.2f}"
 
 
 def _seen(t: Tangent) -> str:

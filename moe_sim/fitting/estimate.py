@@ -15,7 +15,8 @@ from jax.flatten_util import ravel_pytree
 from moe_sim.data.samples import kept
 from moe_sim.errors import InputError, one_of, whole
 from moe_sim.fitting.batching import compile_together
-from moe_sim.fitting.multistart import CERTIFICATES, LIMITS, FitOptions, Fits, Fitter, estimators
+from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
+from moe_sim.fitting.options import LIMITS, FitOptions, estimators
 from moe_sim.models.base import MixtureModel, Parameters
 from moe_sim.models.coordinates import element
 from moe_sim.models.gaussian_gated import GaussianGated

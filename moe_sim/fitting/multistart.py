@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from moe_sim.data.samples import StoredSample, Subsample, batch_size
 from moe_sim.errors import InputError
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import LaneFunction, batching
+from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.likelihood.objective import Passes, passes_of
 from moe_sim.losses.distances import Target
 from moe_sim.losses.voronoi import Loss, evaluate_all
@@ -43,7 +44,6 @@ SOLVERS: dict[str, Callable] = {
     "least-squares": trust_region, "mle": trust_region, "em": expectation_maximization, "gradient": gradient_descent,
     "steps": steps,
 }  # fmt: skip
-LIMITS = {"least-squares": 300, "mle": 300, "em": 5000, "gradient": 5000, "steps": 1}  # default iterations
 
 CERTIFICATES = {
     "certified": "stationary, not above the objective at the truth, and reached from at least two starts",
@@ -52,30 +52,6 @@ CERTIFICATES = {
     "lone_start": "no second start came within 0.5 log-likelihood units of the best",
     "degenerate": "every start ended with a variance on its lower bound, where the likelihood has a spike, no estimate",
 } | {str(status): status.explain() for status in Status if status not in (Status.CONVERGED, Status.FLAT)}
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """How to fit; the ``[fit]`` table of a study.
-
-    budget: at most this many times ``starts`` starts are spent on a replicate that is not certified.
-    spread: noise of the ``wide`` and ``truth`` start rules (default in ``starts.SPREAD``): a number for all free
-        coordinates, or a number for each of those named (0 for the others).
-    spread_exponent: that noise falls like n^-spread_exponent. An artefact to be studied, not to be used.
-    solver: further keywords of the solver (optimizer, learning_rate, tolerance).
-    """
-
-    atoms: Atoms
-    estimator: str = "least-squares"
-    start: str = "data"
-    starts: int = 8
-    budget: int = 4
-    bound: float = 6.0
-    bias_bound: float = 3.0
-    max_iterations: int = 300
-    spread: float | dict[str, float] | None = None
-    spread_exponent: float = 0.0
-    solver: dict[str, Any] = field(default_factory=dict)
 
 
 class Lanes(NamedTuple):
@@ -120,11 +96,6 @@ class _Spent(NamedTuple):
     starts: np.ndarray
     iterations: np.ndarray
     passes: np.ndarray
-
-
-def estimators(model: Model) -> tuple[str, ...]:
-    """Estimators that fit a model, the usual one first."""
-    return tuple(model.estimators)
 
 
 def unraveller(model: Model, atoms: Atoms) -> Callable:

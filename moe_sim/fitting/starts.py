@@ -7,18 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.errors import InputError
+from moe_sim.fitting.options import CANDIDATES, RULES, SPREAD
 from moe_sim.models import base
 from moe_sim.models.base import Model
-
-CANDIDATES = 16  # points in the box a `data` start is chosen from
-SPREAD = {"truth": 0.01, "wide": 1.0}  # standard deviation of the noise about the truth
-
-RULES = {
-    "data": "quasi-random points in the parameter box (mixtures: experts of random clusters of the data, about "
-    "points and along lines in turn), the best of 16 on the data, improved on a subsample",
-    "wide": "the truth plus normal noise of a fixed size, whatever n is",
-    "truth": "the truth itself (noise 0.01, so that atoms that share a truth can part): a control, no estimator",
-}
 
 
 def clusters(rule: str, model: Model) -> bool:

@@ -21,9 +21,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import reduce
 
-import jax
-import jax.numpy as jnp
-
+from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError
 from moe_sim.models.base import Model
 from moe_sim.models.measure import MixingMeasure

@@ -10,10 +10,9 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError
 from moe_sim.models import coordinates
 from moe_sim.models.domains import GATE, SIMPLEX, SPD, Shape

@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+from moe_sim._engine import jnp
 
 LOG_2PI = math.log(2 * math.pi)
 Monomial = tuple[int, ...]

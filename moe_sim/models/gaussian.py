@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jnp
 from moe_sim.errors import InputError, array, number
 from moe_sim.models.base import MixtureModel, spread
 from moe_sim.models.domains import POSITIVE

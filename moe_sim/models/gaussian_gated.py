@@ -8,10 +8,9 @@ Type I: no true center is 0. Type II: at least one is, and the rate of its slope
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError, array
 from moe_sim.models.base import spread
 from moe_sim.models.domains import SIMPLEX, SPD

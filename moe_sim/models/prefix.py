@@ -12,10 +12,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError, array, flag, number, one_of, whole
 from moe_sim.models.base import Parameters, Regression
 from moe_sim.models.measure import MixingMeasure

@@ -6,8 +6,7 @@ of one expert, drawn by the gate, plus noise.
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
+from moe_sim._engine import jnp
 from moe_sim.models import prefix
 from moe_sim.models.base import MixtureModel, linear_gates
 from moe_sim.models.form import Coefficients, Form

@@ -7,8 +7,7 @@ A common translation of all gates changes nothing: solvers pin the last gate at 
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
+from moe_sim._engine import jnp
 from moe_sim.models.base import linear_gates
 from moe_sim.models.domains import GATE
 from moe_sim.models.form import Coefficients, Form

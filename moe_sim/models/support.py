@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError
 from moe_sim.models.part import Part
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import jax
-
+from moe_sim._engine import set_up
 from moe_sim.errors import InputError, whole
 
 _CONNECT = "20s"  # how long a scheduler is waited for
@@ -21,6 +20,8 @@ def cluster(where: str) -> Iterator[Any]:
     The cores of this machine are shared out among local workers. Raises ``InputError`` where there is no such
     scheduler, or no Dask.
     """
+    import jax
+
     try:
         from distributed import Client, LocalCluster
     except ImportError:
@@ -49,8 +50,12 @@ def cluster(where: str) -> Iterator[Any]:
 
 
 def dask_setup(worker: Any) -> None:
-    """Dask calls it where a local worker starts: a Ctrl-C reaches all processes, workers leave it to ours."""
+    """Dask calls it where a local worker starts: a Ctrl-C reaches all processes, workers leave it to ours.
+
+    A script that imports moe_sim is imported by the worker too, before that knows its MOE_SIM_CORES.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_up()
 
 
 @contextmanager

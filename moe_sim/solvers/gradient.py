@@ -11,7 +11,6 @@ from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 from moe_sim.solvers.trust_region import RUNNING
 
-OPTIMIZERS = ("adam", "sgd", "lbfgs")
 _RATE = {"adam": 1e-2, "sgd": 1e-2, "lbfgs": None}
 _CHECK = 50  # iterations between looks at the stopping rule
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from moe_sim.fitting.multistart import estimators
+from moe_sim.fitting.options import estimators
 from moe_sim.study.schema import UNFITTED
 from moe_sim.study.study import Study
 

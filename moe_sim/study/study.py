@@ -19,12 +19,10 @@ import tomli_w
 
 from moe_sim.data.covariates import Law, build_law
 from moe_sim.errors import InputError, array, number, one_of, whole
-from moe_sim.fitting.multistart import LIMITS, FitOptions, estimators
-from moe_sim.fitting.starts import RULES
+from moe_sim.fitting.options import LIMITS, OPTIMIZERS, RULES, FitOptions, estimators
 from moe_sim.losses.voronoi import Loss, loss_of, standard_losses
 from moe_sim.models import FAMILIES, coordinates
 from moe_sim.models.base import Atoms, Model, Parameters, Regression
-from moe_sim.solvers.gradient import OPTIMIZERS
 from moe_sim.study.schema import LARGEST, Claim
 
 LAW_KEYS = {

@@ -21,7 +21,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from moe_sim.data.covariates import Law
-from moe_sim.fitting.multistart import FitOptions, Fitter
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.distances import NEAR_NODES, Target
 from moe_sim.models.base import Model, Parameters
 from moe_sim.models.coordinates import element

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linprog
 
-from moe_sim.fitting.multistart import FitOptions
+from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters, RegressionModel
 from moe_sim.models.measure import MixingMeasure

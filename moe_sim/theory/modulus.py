@@ -21,7 +21,7 @@ import numpy as np
 
 from moe_sim.data.covariates import Law
 from moe_sim.errors import InputError
-from moe_sim.fitting.multistart import FitOptions
+from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.cone import rank_split
