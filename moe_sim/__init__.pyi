@@ -1,5 +1,6 @@
 """The public names, where they come from. ``__init__.py`` loads each at its first use."""
 
+from . import testing as testing
 from .data.covariates import Grid as Grid
 from .data.covariates import Law as Law
 from .data.covariates import Linspace as Linspace
@@ -17,15 +18,27 @@ from .fitting.options import FitOptions as FitOptions
 from .losses.voronoi import Loss as Loss
 from .losses.voronoi import evaluate as evaluate
 from .losses.voronoi import parse_loss as parse_loss
+from .models.base import Density as Density
 from .models.base import MixtureModel as MixtureModel
 from .models.base import Model as Model
+from .models.base import ModelError as ModelError
+from .models.base import Regression as Regression
 from .models.base import RegressionModel as RegressionModel
+from .models.domains import GATE as GATE
+from .models.domains import POSITIVE as POSITIVE
+from .models.domains import REAL as REAL
+from .models.domains import SIMPLEX as SIMPLEX
+from .models.domains import SPD as SPD
 from .models.gaussian_gated import GaussianGated as GaussianGated
 from .models.measure import MixingMeasure as MixingMeasure
+from .models.parameter import Parameter as Parameter
 from .models.prefix import Frozen as Frozen
 from .models.prefix import PrefixModel as PrefixModel
 from .models.prefix_mixture import PrefixMixture as PrefixMixture
 from .models.softmax_gaussian import SoftmaxGaussian as SoftmaxGaussian
+from .models.support import Counts as Counts
+from .models.support import Labels as Labels
+from .models.support import Real as Real
 from .rates.judge import judge as judge
 from .rates.verdicts import Verdict as Verdict
 from .simulation.adaptive import run_until as run_until

@@ -42,8 +42,8 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             # A stub is read by ``lazy_loader``, which asks for relative imports.
             assert node.level == (path.suffix == ".pyi"), f"{path}: write imports in full"
-            above = "moe_sim." if node.level else ""
-            found |= {f"{above}{node.module}.{alias.name}" for alias in node.names}
+            above = [*(["moe_sim"] if node.level else []), *([node.module] if node.module else [])]
+            found |= {".".join([*above, alias.name]) for alias in node.names}
     return found
 
 
