@@ -1,5 +1,6 @@
 """The public names, where they come from. ``__init__.py`` loads each at its first use."""
 
+from . import testing as testing
 from .data.covariates import Grid as Grid
 from .data.covariates import Law as Law
 from .data.covariates import Linspace as Linspace

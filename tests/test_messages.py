@@ -19,14 +19,15 @@ from moe_sim.plots import rates as plots
 from moe_sim.simulation.runner import Results
 
 PACKAGE = Path(ms.__file__).parent
+ERRORS = ("InputError", "ModelError")
 
 
 def error_sites() -> set[tuple[str, int]]:
-    """File and first line of every call of ``InputError`` in the package: conftest.py asks whether each was made."""
+    """File and first line of every error that the package makes: conftest.py asks whether each was made."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "InputError":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS:
                 found.add((str(path), node.lineno))
     return found
 

@@ -348,6 +348,10 @@ class MixtureModel(Density):
             LOG_2PI + jnp.log(variance) + (y - mean) ** 2 / variance, axis=1
         )
 
+    def spread(self, params, x):
+        mean, variance = self.experts(params, x)
+        return mean, jnp.sqrt(variance)
+
     def log_density(self, params, x, y):
         """log p(y | x) of one sample, or log p(x, y) of a joint model."""
         return jax.nn.logsumexp(self.log_components(params, x, y))
