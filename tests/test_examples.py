@@ -1,0 +1,62 @@
+"""Models in files outside the package: short, sound, certified, and with the modulus of an exact fit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import moe_sim as ms
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "examples" / "models"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
+MOST_LINES = 45
+
+
+def study(name: str) -> ms.Study:
+    return ms.load_study(FOLDER / f"{name}.toml")
+
+
+def test_there_are_enough_of_them():
+    assert len(NAMES) >= 7 and all((FOLDER / f"{name}.py").is_file() for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_short(name):
+    assert len((FOLDER / f"{name}.py").read_text().splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_keeps_the_contract(name):
+    p = study(name).problem
+    ms.testing.check_model(p.model, p.truth, p.law)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_fits_are_certified(name, tmp_path):
+    """At least 0.9 of them, and the function is found."""
+    frame = ms.run(study(name).replace(sizes=[3e4], replicates=10)).frame
+    assert np.mean(frame["certificate"] == "certified") >= 0.9
+    assert frame["loss:function"].median() < 0.05
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_modulus_of_an_exact_fit_is_linear(name):
+    """n^-1/2 in the (canonical) loss."""
+    (found,) = ms.modulus(study(name), ["voronoi"])
+    assert found.kappa == pytest.approx(1.0, abs=0.03)
+
+
+def test_the_raw_loss_of_a_temperature_is_degenerate():
+    """Along the gauge of scale the function stays: no rate in the parameters as they are, n^-1/2 in canonical ones."""
+    (found,) = ms.modulus(study("temperature"), ["voronoi:raw"])
+    assert found.degenerate
+
+
+def test_the_note_shows_the_files():
+    text = (ROOT / "theory_notes" / "models.md").read_text()
+    shown = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert shown == [(FOLDER / f"{name}.py").read_text() for name in ("sigmoid", "multinomial")]
