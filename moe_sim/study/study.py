@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -21,8 +21,10 @@ from moe_sim.data.covariates import Law, build_law
 from moe_sim.errors import InputError, array, number, one_of, whole
 from moe_sim.fitting.options import LIMITS, OPTIMIZERS, RULES, FitOptions, estimators
 from moe_sim.losses.voronoi import Loss, loss_of, standard_losses
-from moe_sim.models import FAMILIES, coordinates
+from moe_sim.models import FAMILIES, coordinates, loading, objects, trial
 from moe_sim.models.base import Atoms, Model, Parameters, Regression
+from moe_sim.models.loading import Outside
+from moe_sim.models.remembered import facts, remembered
 from moe_sim.study.schema import LARGEST, Claim
 
 LAW_KEYS = {
@@ -61,9 +63,14 @@ class Study:
 
     ``Study(name=..., model={...}, truth={...}, law={...}, fit={...}, sample={...}, claim=[{...}])``. Raises
     ``InputError`` naming the value and the remedy. ``tables`` is what was given, ``problem`` what it means.
+
+    model may be an object too, of a subclass of ``Regression`` or ``Density``. Files that the [model] table names lie
+    beside ``folder``, by default the working directory. outside: what is known of them already (``Outside``).
     """
 
-    def __init__(self, **tables: Any):
+    def __init__(self, *, folder: str | Path | None = None, outside: Outside | None = None, **tables: Any):
+        if isinstance(tables.get("model"), Model):
+            tables["model"], outside = objects.of_object(tables["model"])
         _keys("", tables, {"name", "model", "truth", "law", "fit", "sample", "claim"})
         for name in ("name", "model", "truth", "law", "fit", "sample"):
             if name not in tables and not (name == "law" and _draws_x(tables)):
@@ -78,7 +85,8 @@ class Study:
             raise InputError(f"claim = {tables['claim']!r}: write each claim as a [[claim]] table")
         self.tables: dict[str, Any] = _plain(tables)
         self.name: str = tables["name"]
-        self.problem = _build(self.tables)
+        self.outside = loading.outside(self.tables["model"], folder) if outside is None else outside
+        self.problem = _build(self.tables, self.outside)
         self.claims = [_claim(i, c, self.problem) for i, c in enumerate(self.tables.get("claim", []))]
 
     def __repr__(self) -> str:
@@ -86,9 +94,11 @@ class Study:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all but the sizes and the number of replicates, which may grow within a run folder."""
+        """SHA-256 of all but the sizes and the number of replicates, which may grow within a run folder. The source of
+        a model from outside counts too, but for comments and blank lines."""
         sample = {k: v for k, v in self.tables["sample"].items() if k not in ("sizes", "replicates")}
-        return _digest(self.tables | {"sample": sample})
+        source = self.outside.sources.digest
+        return _digest(self.tables | {"sample": sample} | ({"source": source} if source else {}))
 
     def ceiling(self, truth: Parameters) -> float | None:
         """The largest value of a Voronoi loss, if it has one: where the gates may be translated it never exceeds
@@ -114,7 +124,20 @@ class Study:
         changes = {"sizes": sizes, "replicates": replicates, "seed": seed}
         tables["sample"] |= {k: v for k, v in changes.items() if v is not None}
         tables["fit"] |= fit
-        return Study(**tables)
+        return self.with_tables(tables)
+
+    def with_tables(self, tables: dict[str, Any]) -> Study:
+        """A study of the same model, wherever that comes from; its [model] and [truth] stay."""
+        return Study(outside=replace(self.outside, checked=True), **tables)
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether its model, or a part of it, lies outside the package."""
+        return self.outside.given is not None or bool(loading.named_outside(self.tables["model"]))
+
+    def facts(self) -> dict[str, Any]:
+        """What a run folder remembers of its model."""
+        return facts(self.problem.model)
 
 
 def load_study(source: str | Path) -> Study:
@@ -136,9 +159,10 @@ def load_study(source: str | Path) -> Study:
     except UnicodeDecodeError:
         raise InputError(f"{path} is not text: pass a study file in TOML") from None
     try:
-        return Study(**tomllib.loads(text))
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML ({error}): mend that line") from None
+    return Study(folder=path.parent, **tables)
 
 
 def registry() -> list[str]:
@@ -153,28 +177,48 @@ def _claims_folder():
 
 
 def _draws_x(tables: dict[str, Any]) -> bool:
-    """Whether the family is a joint density of (x, y), which needs no law of x."""
+    """Whether the family is a joint density of (x, y), which needs no law of x, or may be one."""
     model = tables.get("model")
     family = model.get("family") if isinstance(model, dict) else None
+    if isinstance(family, str) and family not in FAMILIES:
+        return True  # the model says so, once it is there
     return isinstance(family, str) and family in FAMILIES and getattr(FAMILIES[family], "DRAWS_X", False)
 
 
-def _build(tables: dict[str, Any]) -> Problem:
-    family = one_of("model.family", tables["model"].get("family"), FAMILIES)
-    module = FAMILIES[family]
-    _nested_keys("model", tables["model"], module.TABLE)
-    for path in module.REQUIRED:
-        _need("model", tables["model"], path)
-    model = module.build(tables["model"], tables["truth"])
+def _model(tables: dict[str, Any], outside: Outside) -> Model:
+    """The model of a study: an object, what a run folder remembers of it, or that of its [model] table."""
+    if outside.given is not None:
+        return outside.given
+    if outside.facts is not None:
+        return remembered(outside.facts)
+    table, family = loading.resolved(tables["model"], outside.sources), tables["model"].get("family")
+    if not isinstance(family, str) or family in FAMILIES:
+        module = FAMILIES[one_of("model.family", family, FAMILIES)]
+        _nested_keys("model", tables["model"], module.TABLE)
+        for path in module.REQUIRED:
+            _need("model", tables["model"], path)
+        return module.build(table, tables["truth"])
+    return loading.build(table["family"], f"model.family = {family!r}", table)
+
+
+def _build(tables: dict[str, Any], outside: Outside) -> Problem:
+    model, family = _model(tables, outside), str(tables["model"].get("family"))
+    tried = not (outside.checked or outside.facts) and (outside.given is not None or family not in FAMILIES)
+    if tried:
+        trial.check_declared(model)
     options = _fit(tables["fit"], model, family)
     truth = _truth(model, tables["truth"], options)
     law = None
+    if "law" not in tables and not model.joint:
+        raise InputError("the study has no law: add a [law] table")
     if "law" in tables:
-        if _draws_x(tables):
+        if model.joint:
             raise InputError(f"law: model.family = {family!r} is a joint density of x and y, leave [law] out")
         one_of("law.name", tables["law"].get("name"), LAW_KEYS)
         _keys("law", tables["law"], LAW_KEYS[tables["law"]["name"]])
         law = build_law(tables["law"], model.dimension)
+    if tried:
+        trial.check_values(model, truth, law)
     sample = tables["sample"]
     _keys("sample", sample, SAMPLE_KEYS)
     regression = isinstance(model, Regression)
