@@ -26,7 +26,7 @@ FAMILIES = [
     "gaussian-gated",
 ]  # fmt: skip
 CLAIM = re.compile(rf"\b(?:{'|'.join(FAMILIES)})-\w+(?:-\d+)?")
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "templates")  # which are a user's files
 
 
 def room(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,9 @@ out_console = Console(width=None if sys.stdout.isatty() else 160, emoji=False)
 err_console = Console(stderr=True, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
+TrustModel = Annotated[
+    bool, typer.Option("--trust-model", help="Run the model's code that lies in the run folder: read it first.")
+]
 RUNS = Path("runs")
 COLOUR = {"supported": "green", "refuted": "red", "undecided": "yellow"}
 
@@ -60,10 +63,18 @@ def fastest(found) -> str:
 
 
 @contextmanager
+def computing() -> Iterator[None]:
+    """What a model prints while it computes goes to standard error: the output may be one JSON object."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+@contextmanager
 def reporting() -> Iterator[Callable[[Progress], None]]:
     """Shows the progress of a run on standard error: a live table on a terminal, a line a finished size elsewhere."""
     if not err_console.is_terminal:
-        yield _quiet
+        with computing():
+            yield _quiet
         return
     from rich.live import Live
 

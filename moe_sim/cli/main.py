@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from moe_sim.cli import bridge, checks, fit, replay, runs, theory
+from moe_sim.cli import bridge, checks, fit, new, replay, runs, theory
 from moe_sim.cli.console import err_console
 from moe_sim.errors import InputError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Rates of mixtures of experts, checked.",
 )
-for group in (runs, fit, checks, theory, replay):
+for group in (runs, new, fit, checks, theory, replay):
     app.add_typer(group.app)
 app.add_typer(bridge.app, name="bridge")
 
@@ -41,12 +41,22 @@ def main() -> None:
         status = 130
     except Exception as error:
         # Typer's own complaints about arguments are input errors too; anything else is a failure of ours.
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            _fail(error.format_message() or "pass a command, as in moe-sim claims")
+        told = _blame(error)
+        if told is None:
             raise
-        _fail(error.format_message() or "pass a command, as in moe-sim claims")
+        _fail(told)
     if status == 130:
         err_console.print("interrupted: what was done is kept, the same command goes on from there")
     sys.exit(status)
+
+
+def _blame(error: Exception) -> str | None:
+    """What is wrong with a model from outside, where that raised the error."""
+    if "moe_sim.models.loading" not in sys.modules:
+        return None
+    return sys.modules["moe_sim.models.loading"].blame(error)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

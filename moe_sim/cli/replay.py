@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 import moe_sim as ms
-from moe_sim.cli.console import Json, out_console, parsed
+from moe_sim.cli.console import Json, TrustModel, computing, out_console, parsed
 from moe_sim.errors import whole
 
 app = typer.Typer()
@@ -21,14 +21,15 @@ def replay(
     folder: Path,
     size: Annotated[str, typer.Option(help="Sample size, as in 1e6.")],
     replicate: Annotated[str, typer.Option(help="Index of the replicate, from 0.")],
+    trust_model: TrustModel = False,
     as_json: Json = False,
 ) -> None:
     """Fit one replicate of a run again and show what became of its starts."""
     from moe_sim.simulation.replay import replay as fit_again
 
-    found = fit_again(
-        ms.load_results(folder), parsed("--size", size), whole("--replicate", parsed("--replicate", replicate))
-    )
+    n, index = parsed("--size", size), whole("--replicate", parsed("--replicate", replicate))
+    with computing():
+        found = fit_again(ms.load_results(folder, trust_model), n, index)
     if as_json:
         print(json.dumps(found.to_json()))
         return

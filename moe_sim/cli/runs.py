@@ -14,7 +14,9 @@ import moe_sim as ms
 from moe_sim.cli.console import (
     RUNS,
     Json,
+    TrustModel,
     claimed,
+    computing,
     fastest,
     out_console,
     parsed,
@@ -101,6 +103,7 @@ def plot(
 ) -> None:
     """Draw the losses of a run against n, and beside them its controls if it has any."""
     from moe_sim.plots import checks, rates, style
+    from moe_sim.simulation.predictions import constants_of
 
     results = ms.load_results(folder)
     target = out or folder / "rates.svg"
@@ -110,8 +113,7 @@ def plot(
         style.save(checks.plot_controls(results), beside)
         out_console.print(beside, highlight=False)
     # Drawing adds nothing to a run folder, which may be read-only.
-    predicted = ms.constants(results.study, folder if (folder / "constants.json").is_file() else None)
-    style.save(rates.plot_rates(results, ms.judge(results), predicted), target)
+    style.save(rates.plot_rates(results, ms.judge(results), constants_of(results)), target)
     out_console.print(target, highlight=False)
 
 
@@ -159,6 +161,7 @@ def figures(
 def ratio(
     folder: Path,
     out: Annotated[Path | None, typer.Option(help="Figure of the quantiles (.svg, .png or .pdf).")] = None,
+    trust_model: TrustModel = False,
     as_json: Json = False,
 ) -> None:
     """Likelihood-ratio gaps of an exactly specified run against chi-square: was the maximum found?"""
@@ -168,7 +171,8 @@ def ratio(
 
     if out is not None:
         style.check(out)
-    found = likelihood_ratio(ms.load_results(folder))
+    with computing():
+        found = likelihood_ratio(ms.load_results(folder, trust_model))
     rows = found.table.to_dict("records")
     if as_json:
         print(json.dumps(finite({"folder": str(folder), "likelihood_ratio": rows})))

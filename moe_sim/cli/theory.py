@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 import moe_sim as ms
-from moe_sim.cli.console import RUNS, Json, claimed, fastest, out_console, searching
+from moe_sim.cli.console import RUNS, Json, claimed, computing, fastest, out_console, searching
 
 if TYPE_CHECKING:
     from moe_sim.theory.identifiability import ModelCheck, Tangent
@@ -36,7 +36,8 @@ def modulus(
     found = ms.load_study(study)
     from moe_sim.simulation import predictions
 
-    moduli = predictions.modulus(found, loss, out or RUNS / found.name, searching(found.name))
+    with computing():
+        moduli = predictions.modulus(found, loss, out or RUNS / found.name, searching(found.name))
     if as_json:
         print(json.dumps(predictions.modulus_json(found, moduli)))
         return
@@ -62,7 +63,8 @@ def modulus(
 def constants(study: StudyArgument, out: Out = None, as_json: Json = False) -> None:
     """The predicted mean of each loss for large n, constant included."""
     found = ms.load_study(study)
-    predicted = ms.constants(found, out or RUNS / found.name)
+    with computing():
+        predicted = ms.constants(found, out or RUNS / found.name)
     if as_json:
         print(json.dumps({"study": found.name, "digest": found.digest, **predicted.to_json()}))
         return
@@ -85,7 +87,8 @@ def constants(study: StudyArgument, out: Out = None, as_json: Json = False) -> N
 def check_model(study: StudyArgument, as_json: Json = False) -> None:
     """Which directions the data cannot see, and which derivatives of the model depend on others."""
     found = ms.load_study(study)
-    check = ms.check_model(found)
+    with computing():
+        check = ms.check_model(found)
     if as_json:
         print(json.dumps({"study": found.name, "digest": found.digest, **check.to_json()}))
         return

@@ -8,7 +8,6 @@ The frozen experts and the projections B, C are known; the prefixes are learned.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -228,16 +227,9 @@ def _build_frozen(table: dict, dimension: int, outputs: int) -> Frozen:
     if "tokens" in table:
         return Frozen.tokens(table["tokens"], outputs)
     if "functions" in table:
-        module, _, name = str(table["functions"]).partition(":")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise InputError(
-                f"model.frozen.functions = {table['functions']!r} cannot be imported ({error}): "
-                "pass 'module:name' of a moe_sim.Frozen"
-            ) from None
+        found = table["functions"]  # loaded already (``loading.resolved``)
         if not isinstance(found, Frozen):
-            raise InputError(f"model.frozen.functions = {table['functions']!r} is no moe_sim.Frozen: make it one")
+            raise InputError(f"model.frozen.functions = {found!r} is no moe_sim.Frozen: make it one")
         return found
     bias = array("model.frozen.logit_bias", table.get("logit_bias", []), (None,))
     count = len(bias)

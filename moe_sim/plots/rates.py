@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from moe_sim.errors import InputError
-from moe_sim.models.base import MixtureModel
+from moe_sim.models.base import Density
 from moe_sim.plots.style import STYLE, frame, grid_of_panels, handle, legend, note, write
 from moe_sim.rates.slopes import LEVEL, summarise
 from moe_sim.rates.verdicts import Verdict
@@ -139,8 +139,8 @@ def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants |
                 _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
             slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
             claim = "no polynomial rate" if v.kind == "lower" else f"{v.kind} claim"
-            mixture = isinstance(results.study.problem.model, MixtureModel)
-            text = label("hellinger" if mixture and v.loss == "function" else v.loss)
+            density = isinstance(results.study.problem.model, Density)
+            text = label("hellinger" if density and v.loss == "function" else v.loss)
             frame(axes, f"{claim}: {v.verdict}\n{slope}", text)
         handles = [handle(colour, "best fit"), handle("0.45", "worst near-minimiser", "s", ":")]
         if any(len(predicted_curve(results, v.loss, constants)) for v in verdicts):

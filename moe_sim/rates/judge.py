@@ -37,7 +37,7 @@ def _judge(results, claim: Claim) -> Verdict:
     column = lambda name: [group[name].to_numpy() for group in groups]  # noqa: E731
     full = None
     if loss.kind != "function" and loss.gauge is not None:
-        ceilings = [study.ceiling(results.truth(n)) for n in sizes]
+        ceilings = [results.ceiling(n) for n in sizes]
         full = [values >= FULL * c for values, c in zip(column("loss:voronoi"), ceilings, strict=True)]
     return judge_claim(
         study.name, claim, study.problem.options.start, loss.aggregate, sizes, column(f"loss:{claim.loss}"),

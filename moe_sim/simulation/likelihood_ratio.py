@@ -17,6 +17,7 @@ from scipy import stats
 from moe_sim.data.draw import draw
 from moe_sim.errors import InputError
 from moe_sim.fitting.multistart import Fitter
+from moe_sim.models.remembered import must_compute
 from moe_sim.simulation.runner import Results
 from moe_sim.solvers.model_step import scaling
 
@@ -45,6 +46,7 @@ def likelihood_ratio(results: Results) -> Ratio:
     than maximum likelihood.
     """
     problem = results.study.problem
+    must_compute(problem.model)
     true_atoms, estimator = problem.model.count(problem.truth), problem.options.estimator
     if problem.model.total(problem.options.atoms) != true_atoms:
         raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 
 from moe_sim.losses.voronoi import loss_of
 from moe_sim.rates.verdicts import finite
+from moe_sim.simulation.runner import Results, kept_source
 from moe_sim.simulation.store import RunFolder
 from moe_sim.study.schema import Claim
 from moe_sim.study.study import Study
@@ -65,6 +66,21 @@ def constants(study: Study, out: str | Path | None = None) -> Constants:
     if folder is not None:
         folder.write_json("constants.json", {"version": VERSION, "constants": found.to_json()})
     return found
+
+
+def constants_of(results: Results) -> Constants:
+    """The ``constants`` of a run, as its folder has them, where it has some; nothing is added to it.
+
+    A model from outside is not run for them.
+    """
+    folder = results.folder
+    if folder is not None and (folder / "constants.json").is_file():
+        kept = RunFolder(folder).read_json("constants.json")
+        if kept.get("version") == VERSION:
+            return Constants.from_json(kept["constants"])
+    if results.study.outside.facts is not None:
+        return Constants("exact", reason="the model is code in the run folder, which is not run unasked")
+    return constants(results.study)
 
 
 def check_model(study: Study) -> ModelCheck:
@@ -122,7 +138,8 @@ def _folder(study: Study, out: str | Path | None) -> RunFolder | None:
     if out is None:
         return None
     folder = RunFolder(out)
-    folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, renew=False)
+    source = kept_source(study)
+    folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, renew=False, source=source)
     return folder
 
 

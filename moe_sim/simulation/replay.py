@@ -10,6 +10,7 @@ import pandas as pd
 
 from moe_sim.errors import InputError, whole
 from moe_sim.fitting.multistart import CERTIFICATES
+from moe_sim.models.remembered import must_compute
 from moe_sim.rates.verdicts import finite
 from moe_sim.simulation.runner import Results, fit_chunk
 from moe_sim.solvers.solution import Status
@@ -41,8 +42,10 @@ class Replay:
 
 
 def replay(results: Results, size: float, replicate: int) -> Replay:
-    """Fit one replicate of a run again. Raises ``InputError`` where the run has no such replicate."""
+    """Fit one replicate of a run again. Raises ``InputError`` where the run has no such replicate, or where its model
+    is code in the folder that is not trusted."""
     problem = results.study.problem
+    must_compute(problem.model)
     if size not in problem.sizes:
         known = ", ".join(f"{n:g}" for n in problem.sizes)
         raise InputError(f"--size = {size:g} is no size of this run: pass one of {known}")

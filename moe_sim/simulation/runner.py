@@ -24,6 +24,9 @@ from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter, LossFunction
 from moe_sim.models.base import Parameters
 from moe_sim.models.coordinates import element
+from moe_sim.models.loading import Outside, blamed, named_outside
+from moe_sim.models.remembered import remembered
+from moe_sim.models.sources import Sources
 from moe_sim.simulation.cluster import compute
 from moe_sim.simulation.progress import Progress, Tally
 from moe_sim.simulation.store import RunFolder, platform_facts
@@ -52,6 +55,13 @@ class Results:
         """The truth that samples of size n come from, and that their losses are distances from."""
         return truth_of(self.study, n, self.evidence)
 
+    def ceiling(self, n: float) -> float | None:
+        """``Study.ceiling`` of the truth of this size; of a model that is not loaded as the folder remembers it."""
+        told = self.study.outside.facts
+        if told is None:
+            return self.study.ceiling(self.truth(n))
+        return told["ceilings"].get(str(int(n)), told["ceilings"].get("given"))
+
 
 def run(
     study: Study, out: str | Path | None = None, progress: Callable[[Progress], None] | None = None,
@@ -76,11 +86,19 @@ def _run(study: Study, out, progress, client, truths: dict[str, Any]) -> Results
         frame = pd.concat(frames, ignore_index=True).sort_values(["n", "replicate"], ignore_index=True)
         return Results(study, frame, evidence)
     folder = RunFolder(out)
-    folder.check(study.tables)
+    source = kept_source(study)
+    folder.check(study.tables, source)
     with folder.writing():
-        folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed)
+        folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, source=source)
         _fill(study, folder, progress, client, truths, folder.write_chunk)
-    return load_results(folder.path)
+    return _read(folder, lambda text: study)
+
+
+def kept_source(study: Study) -> dict[str, str]:
+    """What a run folder keeps of the source of a model. Raises ``InputError`` where it cannot keep the model."""
+    if study.outside.refused is not None:
+        raise InputError(study.outside.refused)
+    return dict(study.outside.sources.texts)
 
 
 def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep: Callable) -> dict[str, Any]:
@@ -97,6 +115,8 @@ def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep
         evidence["least-favourable"] = _moving(problem, truths or _kept_truths(folder))
     if folder is not None:
         folder.write_json("evidence.json", evidence)
+        if study.is_outside:
+            folder.write_json("model.json", _facts(study, evidence))
     if not todo:
         return evidence
     done = _here(study, given, todo, evidence) if client is None else _there(study, client, todo, evidence)
@@ -109,6 +129,14 @@ def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep
             if tally is not None and progress is not None:
                 progress(tally.add(n, frame))
     return evidence
+
+
+def _facts(study: Study, evidence: dict[str, Any]) -> dict[str, Any]:
+    """What judging and drawing ask of a model from outside, so that they need not run it."""
+    truths = {"given": study.problem.truth}
+    if "least-favourable" in evidence:
+        truths |= {str(n): truth_of(study, n, evidence) for n in study.problem.sizes}
+    return study.facts() | {"ceilings": {size: study.ceiling(truth) for size, truth in truths.items()}}
 
 
 def _here(study: Study, given: _Machine, todo, evidence) -> _Chunks:
@@ -140,14 +168,17 @@ def _there(study: Study, client, todo, evidence) -> _Chunks:
     truths = {
         n: json.dumps({"least-favourable": {str(n): moving[str(n)]}} if moving else {}) for n in study.problem.sizes
     }
-    text, versions = study.to_toml(), platform_facts()["versions"]
-    tasks = [(text, n, index, truths[n], versions) for n, index in todo]
-    for (_, n, index, _, _), frame in compute(client, on_worker, tasks):
+    text, versions, source = study.to_toml(), platform_facts()["versions"], json.dumps(kept_source(study))
+    tasks = [(text, n, index, truths[n], versions, source) for n, index in todo]
+    for (_, n, index, *_), frame in compute(client, on_worker, tasks):
         yield n, index, frame
 
 
-def on_worker(text: str, n: int, index: np.ndarray, evidence: str, versions: dict[str, str]) -> pd.DataFrame:
-    """A chunk, where a worker of a cluster computes it. Raises ``InputError`` where its packages are others."""
+def on_worker(
+    text: str, n: int, index: np.ndarray, evidence: str, versions: dict[str, str], source: str = "{}"
+) -> pd.DataFrame:
+    """A chunk, where a worker of a cluster computes it; source: texts of the model's files, as JSON. Raises
+    ``InputError`` where its packages are others."""
     here = platform_facts()["versions"]
     other = [name for name, version in versions.items() if here[name] != version]
     if other:
@@ -156,14 +187,15 @@ def on_worker(text: str, n: int, index: np.ndarray, evidence: str, versions: dic
             f"a worker has {name} {here[name]} and this process {versions[name]}: install the same on both, or results "
             "differ in their last bits"
         )
-    study, machine = _kept_machine(text, evidence, n if "least-favourable" in evidence else 0)
-    return _finish(_begin(study, machine, n, index))[0]
+    with blamed():  # where tracebacks go no further than the worker
+        study, machine = _kept_machine(text, evidence, n if "least-favourable" in evidence else 0, source)
+        return _finish(_begin(study, machine, n, index))[0]
 
 
 @lru_cache(maxsize=4)
-def _kept_machine(text: str, evidence: str, n: int) -> tuple[Study, _Machine]:
+def _kept_machine(text: str, evidence: str, n: int, source: str) -> tuple[Study, _Machine]:
     """What a worker compiles once for a study; n: the size whose truth it is, 0 where it does not move."""
-    study = Study(**tomllib.loads(text))
+    study = Study(outside=Outside(Sources(json.loads(source)), checked=True), **tomllib.loads(text))
     return study, _machine(study.problem, truth_of(study, n, json.loads(evidence)))
 
 
@@ -212,15 +244,38 @@ def run_controls(results: Results, progress: Callable[[Progress], None] | None =
     return results
 
 
-def load_results(path: str | Path) -> Results:
-    """Results of a run folder. Raises ``InputError`` where there are none."""
-    text, frame, evidence = RunFolder(path).read()
-    study = Study(**tomllib.loads(text))
+def load_results(path: str | Path, trust_model: bool = False) -> Results:
+    """Results of a run folder. Raises ``InputError`` where there are none.
+
+    A model from outside is not loaded: what verdicts and figures ask of it is kept beside its source. With
+    ``trust_model`` it is, from the folder's copy, so that replicates can be computed again.
+    """
+    folder = RunFolder(path)
+    return _read(folder, lambda text: _study_of(folder, tomllib.loads(text), trust_model), trust_model)
+
+
+def _read(folder: RunFolder, study_of: Callable[[str], Study], trust_model: bool = False) -> Results:
+    text, frame, evidence = folder.read()
+    study = study_of(text)
     wanted = frame["n"].isin(study.problem.sizes) & (frame["replicate"] < study.problem.replicates)
     frame = frame[wanted].reset_index(drop=True)
-    folders = {name: Path(path) / "controls" / name for name in CONTROLS}
+    folders = {name: folder.path / "controls" / name for name in CONTROLS}
     begun = {name: at for name, at in folders.items() if any(at.glob("chunks/*.parquet"))}
-    return Results(study, frame, evidence, Path(path), {name: load_results(at) for name, at in begun.items()})
+    controls = {name: load_results(at, trust_model) for name, at in begun.items()}
+    return Results(study, frame, evidence, folder.path, controls)
+
+
+def _study_of(folder: RunFolder, tables: dict[str, Any], trust_model: bool) -> Study:
+    """The study of a run folder, its model remembered or, where that is trusted, loaded."""
+    if not named_outside(tables.get("model")):
+        return Study(**tables)
+    place = str((folder.path / "model").absolute())
+    sources = Sources(source := folder.source(), dict.fromkeys(source, place))
+    if trust_model:
+        return Study(outside=Outside(sources, checked=True), **tables)
+    told = folder.read_json("model.json")
+    remembered(told)
+    return Study(outside=Outside(sources, facts=told), **tables)
 
 
 def _seeds(study: Study, n: int, index: np.ndarray, *tables: str) -> list[np.random.SeedSequence]:

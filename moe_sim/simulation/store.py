@@ -2,6 +2,7 @@
 
     RUN/study.toml  provenance.json  evidence.json  chunks/n0000000000001000-r0000000-0000100-CHECKSUM.parquet
     RUN/moduli.json  constants.json, where theory has been asked
+    RUN/model/FILE.py  model.json, where the model lies outside the package: its source, and what a verdict asks of it
     RUN/controls/NAME/, a run folder each, where controls have been run
 
 A chunk's name has its size, its first replicate and the one after its last, and the start of its
@@ -22,9 +23,9 @@ import platform
 import re
 import tomllib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,12 @@ from typing import Any
 import pandas as pd
 
 from moe_sim.errors import InputError
+from moe_sim.models.sources import difference
 
 SCHEMA = 1
 _LOCK = ".lock"
+_HALVES = (".study.toml", ".provenance.json", ".evidence.json", ".model.json")
+_NO_SOURCE: Mapping[str, str] = {}
 _CHUNK = re.compile(r"n(\d+)-r(\d+)-(\d+)-[0-9a-f]{16}\.parquet")
 
 
@@ -44,8 +48,11 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def check(self, tables: dict[str, Any]) -> bool:
-        """Whether the folder is there already, for this study; refuse that of another one, or of something else."""
+    def check(self, tables: dict[str, Any], source: Mapping[str, str] = _NO_SOURCE) -> bool:
+        """Whether the folder is there already, for this study; refuse that of another one, or of something else.
+
+        source: texts of the files that its model is made of, by name; those of the folder may differ in comments.
+        """
         if (self.path / "study.toml").exists():
             self._check_schema(self.read_json("provenance.json"))
             field = _difference(_lasting(self._study()[1]), _lasting(tables))
@@ -54,22 +61,43 @@ class RunFolder:
                     f"{self.path} holds another study, {field}: pass another --out, or the study that the folder was "
                     "made with (only sizes and replicates may grow)"
                 )
+            # The source is kept before the provenance: without that the folder was never begun.
+            kept = self.source() if (self.path / "provenance.json").exists() else {}
+            place = difference(kept, source) if kept else None
+            if place:
+                raise InputError(
+                    f"{self.path} was made with another source, {place}: pass another --out, or the source that it has "
+                    f"in {self.path / 'model'}"
+                )
             return True
         if self.path.exists() and (not self.path.is_dir() or any(map(_foreign, self.path.iterdir()))):
             raise InputError(f"{self.path} exists and is no run folder: pass a new folder, nothing in it was touched")
         return False
 
-    def create(self, study_toml: str, tables: dict[str, Any], digest: str, seed: int, renew: bool = True) -> None:
+    def create(
+        self, study_toml: str, tables: dict[str, Any], digest: str, seed: int, renew: bool = True,
+        source: Mapping[str, str] = _NO_SOURCE,
+    ) -> None:  # fmt: skip
         """Open the folder for this study, new or where it was left; see ``check``.
 
         renew: sizes and replicates become those of this study, where the folder has others.
         """
-        known = self.check(tables)
+        known = self.check(tables, source)
+        begun = (self.path / "provenance.json").exists()
         if renew or not known:
             self._write("study.toml", lambda p: p.write_text(study_toml))
-        if not (self.path / "provenance.json").exists():
+        for name in source.keys() - (self.source().keys() if begun else set()):
+            self._write(f"model/{name}", partial(_write_text, text=source[name]))
+        if not begun:
             provenance = {"schema": SCHEMA, "digest": digest, "seed": seed, **platform_facts()}
             self.write_json("provenance.json", provenance)
+
+    def source(self) -> dict[str, str]:
+        """Texts of the files that the model is made of, by name; nothing of them is run."""
+        try:
+            return {p.name: p.read_text(encoding="utf-8") for p in sorted((self.path / "model").glob("*.py"))}
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path / 'model'} cannot be read ({error}): restore it") from None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -95,7 +123,7 @@ class RunFolder:
                 raise InputError(
                     f"{self.path} is being written by another process: wait for it, or pass another --out"
                 ) from None
-            for name in (".study.toml", ".provenance.json", ".evidence.json", "chunks/.n", "rows/."):
+            for name in (*_HALVES, "model/.", "chunks/.n", "rows/."):
                 for left in self.path.glob(f"{name}*.tmp"):
                     left.unlink()
             for path in sorted((self.path / "chunks").glob("*.parquet")):
@@ -195,6 +223,10 @@ class RunFolder:
 def _foreign(path: Path) -> bool:
     """Whether it is neither the lock nor the half of a first file, which a process that died has left."""
     return path.name != _LOCK and not re.fullmatch(r"\.study\.toml\.\d+\.tmp", path.name)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
 
 
 def _to_disk(path: Path) -> None:

@@ -48,4 +48,4 @@ def control(study: Study, name: str) -> Study:
         fit |= {"estimator": estimators(study.problem.model)[0], "starts": 8, "budget": 2}
     if name in RULED:
         fit["start"] = name
-    return Study(**tables | {"name": f"{study.name}.{name}", "fit": fit})
+    return study.with_tables(tables | {"name": f"{study.name}.{name}", "fit": fit})

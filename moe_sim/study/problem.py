@@ -11,8 +11,10 @@ from moe_sim.data.covariates import Law, build_law
 from moe_sim.errors import InputError, array, number, one_of, whole
 from moe_sim.fitting.options import LIMITS, FitOptions, estimators
 from moe_sim.losses.voronoi import Loss, loss_of, standard_losses
-from moe_sim.models import FAMILIES, coordinates
+from moe_sim.models import FAMILIES, coordinates, loading, trial
 from moe_sim.models.base import Atoms, Model, Parameters, Regression
+from moe_sim.models.loading import Outside
+from moe_sim.models.remembered import remembered
 from moe_sim.study.schema import Claim, FitTable, LawTable, SampleTable
 from moe_sim.study.table import check_names, entries, is_table, need, read
 
@@ -33,13 +35,18 @@ class Problem:
     least_favourable: Loss | None  # the loss along whose least favourable measures the truth goes, None for the given
 
 
-def build(tables: dict[str, Any]) -> Problem:
-    """What a study asks; its tables are there and are tables."""
-    family = one_of("model.family", tables["model"].get("family"), FAMILIES)
-    model = _model(family, tables)
+def build(tables: dict[str, Any], outside: Outside) -> Problem:
+    """What a study asks; its tables are there and are tables. outside: what is known of a model outside the package."""
+    model, family = _model(tables, outside), str(tables["model"].get("family"))
+    foreign = outside.given is not None or family not in FAMILIES
+    tried = foreign and not (outside.checked or outside.facts)
+    if tried:
+        trial.check_declared(model)
     options = _fit(tables["fit"], model, family)
     truth = _truth(model, tables["truth"], options)
     law = _law(tables, model)
+    if tried:
+        trial.check_values(model, truth, law)
     sample = read(SampleTable, "sample", tables["sample"])
     mode = _mode(sample, model, law, tables)
     _enough_points(model, law, options, tables)
@@ -49,25 +56,37 @@ def build(tables: dict[str, Any]) -> Problem:
     return Problem(model, truth, law, options, losses, mode, sample.sizes, sample.replicates, sample.seed, moved)
 
 
-def _model(family: str, tables: dict[str, Any]) -> Model:
-    module, table = FAMILIES[family], tables["model"]
-    _nested_names("model", table, module.TABLE)
+def _model(tables: dict[str, Any], outside: Outside) -> Model:
+    """The model of a study: an object, what a run folder remembers of it, or that of its [model] table."""
+    if outside.given is not None:
+        return outside.given
+    if outside.facts is not None:
+        return remembered(outside.facts)
+    table, family = loading.resolved(tables["model"], outside.sources), tables["model"].get("family")
+    if isinstance(family, str) and family not in FAMILIES:
+        return loading.build(table["family"], f"model.family = {family!r}", table)
+    module = FAMILIES[one_of("model.family", family, FAMILIES)]
+    _nested_names("model", tables["model"], module.TABLE)
     for path in module.REQUIRED:
-        need("model", table, path)
+        need("model", tables["model"], path)
     return module.build(table, tables["truth"])
 
 
 def draws_x(tables: dict[str, Any]) -> bool:
-    """Whether the family is a joint density of (x, y), which needs no law of x."""
+    """Whether the family is a joint density of (x, y), which needs no law of x, or may be one."""
     model = tables.get("model")
     family = model.get("family") if isinstance(model, dict) else None
-    return isinstance(family, str) and family in FAMILIES and getattr(FAMILIES[family], "DRAWS_X", False)
+    if isinstance(family, str) and family not in FAMILIES:
+        return True  # the model says so, once it is there
+    return isinstance(family, str) and getattr(FAMILIES[family], "DRAWS_X", False)
 
 
 def _law(tables: dict[str, Any], model: Model) -> Law | None:
     if "law" not in tables:
+        if not model.joint:
+            raise InputError("the study has no law: add a [law] table")
         return None
-    if draws_x(tables):
+    if model.joint:
         family = tables["model"]["family"]
         raise InputError(f"law: model.family = {family!r} is a joint density of x and y, leave [law] out")
     name = entries(LawTable)["name"].kind.check("law.name", tables["law"].get("name"))

@@ -20,7 +20,7 @@ def load_study(source: str | Path) -> Study:
     tables = _tables(source)
     from moe_sim.study.study import Study  # with NumPy: a text that is no TOML is refused sooner
 
-    return Study(**tables)
+    return Study(folder=Path(source).parent, **tables)
 
 
 def _tables(source: str | Path) -> dict[str, Any]:

@@ -6,14 +6,19 @@ import copy
 import hashlib
 import json
 import re
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tomli_w
 
 from moe_sim.errors import InputError
-from moe_sim.models.base import Parameters
+from moe_sim.models import loading, objects
+from moe_sim.models.base import Model, Parameters
+from moe_sim.models.loading import Outside
+from moe_sim.models.remembered import facts
 from moe_sim.study.problem import Problem as Problem
 from moe_sim.study.problem import build, draws_x, read_claim
 from moe_sim.study.table import check_names, is_table
@@ -26,9 +31,14 @@ class Study:
 
     ``Study(name=..., model={...}, truth={...}, law={...}, fit={...}, sample={...}, claim=[{...}])``. Raises
     ``InputError`` naming the value and the remedy. ``tables`` is what was given, ``problem`` what it means.
+
+    model may be an object too, of a subclass of ``Regression`` or ``Density``. Files that the [model] table names lie
+    beside ``folder``, by default the working directory. outside: what is known of them already (``Outside``).
     """
 
-    def __init__(self, **tables: Any):
+    def __init__(self, *, folder: str | Path | None = None, outside: Outside | None = None, **tables: Any):
+        if isinstance(tables.get("model"), Model):
+            tables["model"], outside = objects.of_object(tables["model"])
         check_names("", tables, {*NAMES, "claim"})
         for name in NAMES:
             if name not in tables and not (name == "law" and draws_x(tables)):
@@ -43,7 +53,8 @@ class Study:
             raise InputError(f"claim = {tables['claim']!r}: write each claim as a [[claim]] table")
         self.tables: dict[str, Any] = _plain(tables)
         self.name: str = tables["name"]
-        self.problem = build(self.tables)
+        self.outside = loading.outside(self.tables["model"], folder) if outside is None else outside
+        self.problem = build(self.tables, self.outside)
         self.claims = [read_claim(i, c, self.problem) for i, c in enumerate(self.tables.get("claim", []))]
 
     def __repr__(self) -> str:
@@ -51,9 +62,11 @@ class Study:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all but the sizes and the number of replicates, which may grow within a run folder."""
+        """SHA-256 of all but the sizes and the number of replicates, which may grow within a run folder. The source of
+        a model from outside counts too, but for comments and blank lines."""
         sample = {k: v for k, v in self.tables["sample"].items() if k not in ("sizes", "replicates")}
-        return _digest(self.tables | {"sample": sample})
+        source = self.outside.sources.digest
+        return _digest(self.tables | {"sample": sample} | ({"source": source} if source else {}))
 
     def ceiling(self, truth: Parameters) -> float | None:
         """The largest value of a Voronoi loss, if it has one: where the gates may be translated it never exceeds
@@ -79,7 +92,20 @@ class Study:
         changes = {"sizes": sizes, "replicates": replicates, "seed": seed}
         tables["sample"] |= {k: v for k, v in changes.items() if v is not None}
         tables["fit"] |= fit
-        return Study(**tables)
+        return self.with_tables(tables)
+
+    def with_tables(self, tables: dict[str, Any]) -> Study:
+        """A study of the same model, wherever that comes from; its [model] and [truth] stay."""
+        return Study(outside=replace(self.outside, checked=True), **tables)
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether its model, or a part of it, lies outside the package."""
+        return self.outside.given is not None or bool(loading.named_outside(self.tables["model"]))
+
+    def facts(self) -> dict[str, Any]:
+        """What a run folder remembers of its model."""
+        return facts(self.problem.model)
 
 
 def _plain(value: Any) -> Any:
