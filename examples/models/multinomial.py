@@ -27,7 +27,7 @@ class MultinomialLogistic(ms.Density):
 
     def log_components(self, params, x, y):
         logits = jnp.pad(params["level"] + params["slope"] @ x, ((0, 0), (0, 1)))
-        chosen = jax.nn.log_softmax(logits, axis=1) @ jax.nn.one_hot(y[0], self.classes)
+        chosen = jax.nn.log_softmax(logits, axis=1) @ (jnp.arange(self.classes) == y[0])
         return jax.nn.log_softmax(self.log_shares(params, x)) + chosen
 
     def log_density(self, params, x, y):

@@ -207,21 +207,26 @@ class Model(Part):
             mine = atoms[(atoms >= first[group]) & (atoms < first[group] + sizes[group])] - first[group]
             found[name] = np.array(value) if p.shared else np.asarray(value)[mine]
             if name == self.masses[group] and not p.shared:
-                found[name] = self._divided(found[name], np.bincount(mine)[mine], p)
+                found[name] = self.divided(found[name], np.bincount(mine)[mine], group)
         return found
 
-    def _divided(self, mass: np.ndarray, among: np.ndarray, declared: Parameter) -> np.ndarray:
+    def divided(self, mass: np.ndarray, among: np.ndarray, group: str) -> np.ndarray:
+        """``divide_mass`` of masses of a group. Raises ``ModelError`` where no split of an atom keeps the function."""
         if np.all(among == 1):
             return mass
         if self.divide_mass is None:
             raise ModelError(f"{type(self).__name__}: no split of an atom keeps its function")
+        if type(self).divide_mass is Model.divide_mass:
+            on_simplex = self.parameters()[self.masses[group]].domain is SIMPLEX
+            return mass / among if on_simplex else mass - np.log(among)
         return self.divide_mass(mass, among)
 
     def divide_mass(self, mass: np.ndarray, among: np.ndarray) -> np.ndarray:
-        """Masses divided among so many atoms each. ``divide_mass = None`` in a class: no split of an atom keeps the
-        function."""
-        on_simplex = any(self.parameters()[name].domain is SIMPLEX for name in self.masses.values())
-        return mass / among if on_simplex else mass - np.log(among)
+        """Masses divided among so many atoms each: by default those on the simplex are, of others the exponentials.
+
+        ``divide_mass = None`` in a class: no split of an atom keeps the function.
+        """
+        return self.divided(mass, among, self.groups[0])
 
     def divisible(self, params: Parameters) -> np.ndarray:
         """Which atoms can be split so that the function stays, (L,)."""

@@ -34,16 +34,19 @@ def unconstrain(declared: Declared, params: Arrays) -> Arrays:
     """The free coordinates of parameters, as named arrays."""
     free: Arrays = {}
     for name, names in free_names(declared).items():
-        value = params[name]
-        value = value if hasattr(value, "__array_namespace__") else np.asarray(value, float)
-        free |= dict(zip(names, declared[name].domain.unconstrain(value), strict=True))
+        free |= dict(zip(names, declared[name].domain.unconstrain(_array(params[name])), strict=True))
     return free
 
 
 def constrain(declared: Declared, free: Arrays) -> Arrays:
     """The parameters of free coordinates, the inverse of ``unconstrain``."""
     names = free_names(declared)
-    return {name: p.domain.constrain(*(free[one] for one in names[name])) for name, p in declared.items()}
+    return {name: p.domain.constrain(*(_array(free[one]) for one in names[name])) for name, p in declared.items()}
+
+
+def _array(value):
+    """NumPy's or JAX's; a number is an array without axes."""
+    return value if hasattr(value, "__array_namespace__") else np.asarray(value, float)
 
 
 def interval(p: Parameter, limits: dict[str, float]) -> Interval:

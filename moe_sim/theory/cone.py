@@ -176,6 +176,6 @@ def members(model: Model, truth: Parameters, found: Projection, step: float) -> 
             offset = np.sqrt(step * size / weight[j]) * np.swapaxes(corners, 1, 2)
             place[:, way, cell] = at + offset + step * found.b[:, way, j, None] / weight[j]
             among = size / (1 + step * found.a[:, way, j] / weight[j])
-            masses[:, way, cell] = np.asarray(model.divide_mass(mass[j], np.asarray(among)))[:, None]
+            masses[:, way, cell] = np.asarray(model.divided(mass[j], np.asarray(among), model.groups[0]))[:, None]
     parts = jax.vmap(jax.vmap(jax.vmap(back)))(jnp.asarray(place))
     return {name: np.asarray(value) for name, value in parts.items()} | {model.masses[model.groups[0]]: masses}

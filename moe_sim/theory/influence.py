@@ -31,7 +31,7 @@ def influences(model: Model, truth: Parameters, law: Law | None) -> list[tuple[n
     truth = {name: jnp.asarray(value) for name, value in truth.items()}
     found = []
     for group, mass in model.masses.items():
-        small = jnp.asarray(model.divide_mass(np.asarray(truth[mass])[0], np.asarray(_TINY)))
+        small = jnp.asarray(model.divided(np.asarray(truth[mass])[0], np.asarray(_TINY), group))
         for at in places(model, truth, group)[0]:
             found.append(jax.device_get(_derivatives(target, truth, group, small, jnp.asarray(at))))
     return found
