@@ -19,7 +19,9 @@ from moe_sim.data.draw import Source, exact_samples, streamed_samples
 from moe_sim.data.samples import ROWS_PER_CHUNK, StoredSample, at
 from moe_sim.errors import InputError
 from moe_sim.fitting import batching, multistart, starts
-from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, Fits, Fitter, LossFunction
+from moe_sim.fitting.compiled import compiled
+from moe_sim.fitting.measured import LossFunction
+from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, Fits, Fitter
 from moe_sim.fitting.options import FitOptions
 from moe_sim.likelihood.objective import least_squares
 from moe_sim.losses.voronoi import loss_of
@@ -269,7 +271,7 @@ def answer(fitter: Fitter, monkeypatch, thetas, status):
 
     def solve(samples, replicate, start, tolerance):
         count = len(replicate) // len(thetas)
-        certify = multistart._compiled(fitter.plan).certify
+        certify = compiled(fitter.plan).certify
         _, values, *_ = certify(fitter.setting, (replicate, np.tile(thetas, (count, 1))), samples)
         ones = np.ones(len(replicate), int)
         return Solution(np.tile(thetas, (count, 1)), values, int(status) * ones, ones, 2.0 * ones)

@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 import moe_sim as ms
 from moe_sim.errors import InputError
-from moe_sim.fitting.multistart import LossFunction
+from moe_sim.fitting.measured import LossFunction
 from moe_sim.losses.voronoi import Loss
 from moe_sim.theory.least_favourable import eps_at, least_favourable, undetectable
 from moe_sim.theory.minimax import total_variation

@@ -13,7 +13,7 @@ from models import MODELS, atoms_of, every, permuted, random_params
 from scipy.optimize import minimize
 
 from moe_sim.errors import InputError
-from moe_sim.fitting.multistart import LossFunction
+from moe_sim.fitting.measured import LossFunction
 from moe_sim.losses.voronoi import cells, evaluate, evaluate_all, loss_of, parse_loss, standard_losses
 from moe_sim.models.measure import MixingMeasure
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,17 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from moe_sim.data.covariates import Law
-from moe_sim.data.samples import StoredSample, Subsample, batch_size
+from moe_sim.data.samples import Subsample, batch_size
 from moe_sim.errors import InputError
 from moe_sim.fitting import starts as start_rules
-from moe_sim.fitting.batching import LaneFunction, batching
+from moe_sim.fitting.batching import batching
+from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, compiled, is_small, parameters_of, unraveller
 from moe_sim.fitting.options import FitOptions, estimators
-from moe_sim.likelihood.objective import Passes, passes_of
-from moe_sim.losses.distances import Target
-from moe_sim.losses.voronoi import Loss, evaluate_all
-from moe_sim.models.base import Atoms, MixtureModel, Model, Parameters
-from moe_sim.solvers.certificate import still_promised
+from moe_sim.likelihood.objective import passes_of
+from moe_sim.models.base import MixtureModel, Model, Parameters
 from moe_sim.solvers.em import expectation_maximization, variance_groups
 from moe_sim.solvers.gradient import gradient_descent
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
@@ -36,7 +32,6 @@ ITERATIONS_PER_ROUND = 25  # where lanes run together
 FIRST_ORDER_ITERATIONS_PER_ROUND = 1000  # whose momentum is lost between rounds
 
 SELECT = 5.0  # log-likelihood units: starts so far behind the best on a subsample are not followed further
-SAME_OPTIMUM = 1e-4  # log-likelihood units: starts this close on a subsample have found one and the same optimum there
 _PATIENCE = 10  # scoring steps before the exact Hessian, which costs a mixture little more than a score
 _SUBSAMPLE_FACTOR = 8  # factor between the subsamples that a start is led through
 
@@ -98,110 +93,6 @@ class _Spent(NamedTuple):
     passes: np.ndarray
 
 
-def unraveller(model: Model, atoms: Atoms) -> Callable:
-    """From a flat vector of free coordinates (P,) to named ones; names in alphabetical order lie side by side."""
-    return ravel_pytree({name: np.zeros(shape) for name, shape in model.free_shapes(atoms).items()})[1]
-
-
-def parameters_of(model: Model, atoms: Atoms) -> Callable:
-    """From a flat vector of free coordinates (P,) to parameters."""
-    named = unraveller(model, atoms)
-    return lambda theta: model.constrain(named(theta))
-
-
-class Setting(NamedTuple):
-    """What lanes of a fit share, all of it arguments of compiled code: another truth, noise or box compiles nothing.
-
-    lower, upper: the box of theta (P,). truth: None where it is not known. groups: see ``em.variance_groups``.
-    """
-
-    model: Model
-    lower: Any
-    upper: Any
-    truth: Parameters | None
-    groups: Any
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What compiled code of a fit depends on, beside models and shapes: one compilation a plan.
-
-    atoms: fitted, as pairs by group. cap: iterations of a round. limit: all of them. direct: the start as it is, no
-    subsamples. how: see ``batching``.
-    """
-
-    solver: Callable
-    keywords: tuple[tuple[str, Any], ...]
-    atoms: tuple[tuple[str, int], ...]
-    cap: int
-    limit: int
-    start: str
-    direct: bool
-    how: str
-
-    def minimise(self, setting: Setting, passes: Passes, sample, start, max_iterations: int, tolerance) -> Solution:
-        """The solver from one start, in the box of the setting."""
-        keywords = dict(self.keywords) | ({} if setting.groups is None else {"groups": setting.groups})
-        return self.solver(
-            passes, sample, start, setting.lower, setting.upper, max_iterations=max_iterations, tolerance=tolerance,
-            **keywords,
-        )  # fmt: skip
-
-    def passes(self, model: Model) -> Passes:
-        atoms = dict(self.atoms)
-        return passes_of(model, parameters_of(model, atoms), atoms)
-
-
-class _Compiled(NamedTuple):
-    """Lane functions of a plan, called with ``(setting, lanes, samples)``.
-
-    improve: the best candidate of a start on the first chunk, and the optimum near it there. solve: the optimum from a
-    start. certify: the objective at the truth, and what ``still_promised`` says.
-    """
-
-    improve: LaneFunction
-    solve: LaneFunction
-    certify: LaneFunction
-
-
-@lru_cache(maxsize=32)
-def _compiled(plan: _Plan) -> _Compiled:
-    def improve(setting: Setting, sample, lane):
-        _, points = lane
-        model, passes = setting.model, plan.passes(setting.model)
-        if start_rules.clusters(plan.start, model):
-            chunk = sample.chunk(0)
-            points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
-        value = jax.lax.map(lambda theta: passes.value(theta, _head(sample)), points)
-        best = jnp.nanargmin(value)
-        if plan.direct or _is_small(sample):
-            return points[best], value[best]
-        if plan.solver is gradient_descent:
-            found = trust_region(passes, _head(sample), points[best], setting.lower, setting.upper, 100, SAME_OPTIMUM)
-        else:
-            found = plan.minimise(setting, passes, _head(sample), points[best], min(500, plan.limit), SAME_OPTIMUM)
-        return found.theta, found.objective
-
-    def solve(setting: Setting, sample, lane):
-        _, theta, tolerance = lane
-        return plan.minimise(setting, plan.passes(setting.model), sample, theta, plan.cap, tolerance)
-
-    def certify(setting: Setting, sample, lane):
-        _, theta = lane
-        known = jnp.array(jnp.inf)
-        if setting.truth is not None:
-            at_truth = passes_of(setting.model, lambda _: setting.truth, setting.model.sizes_of(setting.truth))
-            known = at_truth.value(jnp.zeros(0), sample)
-        return known, *still_promised(plan.passes(setting.model), sample, theta, setting.lower, setting.upper)
-
-    return _Compiled(*(LaneFunction(function, plan.how) for function in (improve, solve, certify)))
-
-
-def _from_clusters(setting: Setting, uniform, x, y, weight):
-    params = start_rules.from_data(setting.model, uniform, x, y, weight)
-    return jnp.clip(ravel_pytree(setting.model.unconstrain(params))[0], setting.lower, setting.upper)
-
-
 class Fitter:
     """The fits of one model, truth, and set of options: make one a study, use it for all sizes.
 
@@ -228,7 +119,7 @@ class Fitter:
         groups = self._groups(model) if options.estimator in ("em", "steps") else None
         self.setting = Setting(model, self.lower, self.upper, self.truth, groups)
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> Plan:
         o, solver = self.options, SOLVERS[self.options.estimator]
         # Where lanes run together, rounds of equal length that add up to no more than the limit.
         length = ITERATIONS_PER_ROUND if solver is trust_region else FIRST_ORDER_ITERATIONS_PER_ROUND
@@ -236,7 +127,7 @@ class Fitter:
         keywords = {name: value for name, value in o.solver.items() if name != "tolerance"}
         if o.estimator == "mle":
             keywords["patience"] = _PATIENCE
-        return _Plan(
+        return Plan(
             solver, tuple(sorted(keywords.items())), tuple(self.model.sizes(o.atoms).items()),
             o.max_iterations // rounds, o.max_iterations, o.start, self.direct, self.how,
         )  # fmt: skip
@@ -260,10 +151,10 @@ class Fitter:
 
     def jobs(self, samples) -> list[tuple]:
         """What there is to compile for samples of this shape (see ``batching.compile_together``)."""
-        run = _compiled(self.plan)
+        run = compiled(self.plan)
         first, theta = np.zeros(1, int), np.asarray(self.lower)[None]
         candidates = self.starting_points([np.random.SeedSequence(0)])[0, :1]
-        part = samples if _is_small(samples) else _part(samples, 1)
+        part = samples if is_small(samples) else _part(samples, 1)
         jobs = [(run.solve, (first, theta, np.ones(1)), part), (run.certify, (first, theta), samples)]
         jobs.append((run.improve, (first, candidates), part))
         return [(function, self.setting, lanes, of) for function, lanes, of in jobs]
@@ -287,7 +178,7 @@ class Fitter:
     def solve(self, samples, replicate: np.ndarray, start: np.ndarray, tolerance: float | None = None) -> Solution:
         """Solve every lane from its start; lanes cut off by a round are gathered and go on."""
         limit = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
-        run = _compiled(self.plan).solve
+        run = compiled(self.plan).solve
         found: Solution = run(self.setting, (replicate, start, limit), samples)
         while self.how != "map" and self.cap:
             left = (found.status == Status.MAX_ITERATIONS) & (
@@ -314,7 +205,7 @@ class Fitter:
         lanes: list[Lanes] = []
         spent = _Spent(*np.zeros((3, count)))
         pending = np.arange(count)
-        head = samples if _is_small(samples) else _part(samples, 1)
+        head = samples if is_small(samples) else _part(samples, 1)
         checked = np.zeros((4, count))
         for attempt in range(max(1, self.options.budget)):
             points = first
@@ -323,7 +214,7 @@ class Fitter:
             replicate = np.repeat(pending, size)
             spent.starts[pending] += size
             lanes_of = (replicate, points.reshape(len(replicate), *points.shape[2:]))
-            start, value = _compiled(self.plan).improve(self.setting, lanes_of, head)
+            start, value = compiled(self.plan).improve(self.setting, lanes_of, head)
             lanes.append(self._follow(samples, replicate, start, value, spent))
             fits = self._judge(samples, lanes, spent, pending, checked)
             pending = np.flatnonzero(fits.certificate != "certified")
@@ -337,7 +228,7 @@ class Fitter:
         After each (``value`` is that on the first chunk) the hopeless are left behind, and those that met go on as one.
         """
         copies = np.ones(len(replicate), int)
-        small = _is_small(samples)
+        small = is_small(samples)
         total = int(np.max(samples.chunks))
         levels = [total] if small or self.direct else _levels(total)
         for chunks in levels:
@@ -369,7 +260,7 @@ class Fitter:
         order = np.lexsort((value, spoilt, owner))
         best = order[np.searchsorted(owner[order], np.arange(checked.shape[1]))]
         close = (value <= value[best][owner] + NEAR) & (spoilt == spoilt[best][owner])
-        checked[:, pending] = _compiled(self.plan).certify(self.setting, (pending, every.theta[best][pending]), samples)
+        checked[:, pending] = compiled(self.plan).certify(self.setting, (pending, every.theta[best][pending]), samples)
         at_truth, objective, promised, least = checked.copy()
         agreeing = np.bincount(owner, close * copies, minlength=len(best)).astype(int)
         status = every.status[best]
@@ -435,60 +326,3 @@ def _levels(total: int) -> list[int]:
 def _part(samples, chunks: int) -> Subsample:
     """The first chunks of each sample of a batch."""
     return Subsample(samples, jnp.full(batch_size(samples), chunks))
-
-
-def _is_small(sample) -> bool:
-    """One chunk holds it all: a subsample would save nothing."""
-    return isinstance(sample, StoredSample) and sample.weight.shape[-2] == 1
-
-
-def _head(sample) -> StoredSample:
-    """The first chunk, the subsample that starts are improved on."""
-    return sample if _is_small(sample) else StoredSample(*(leaf[None] for leaf in sample.chunk(0)))
-
-
-class LossFunction:
-    """Every loss of every fit, on all devices: call it with thetas (K, P), or parameters with a first axis K, for
-    ``{loss name: (K,)}``.
-
-    atoms: fitted, whose flat free coordinates thetas are; None: it is called with parameters.
-    """
-
-    def __init__(self, model: Model, truth: Parameters, law: Law | None, losses: list[Loss], atoms: Atoms | None):
-        sizes = None if atoms is None else tuple(model.sizes(atoms).items())
-        distance = any(loss.kind == "function" for loss in losses)
-        self._target = Target(model, truth, law) if distance else None
-        self._of = model, {k: jnp.asarray(v) for k, v in truth.items()}
-        self._run = _compiled_losses(tuple(losses), sizes)
-
-    def __call__(self, lanes) -> dict[str, np.ndarray]:
-        return self._run((self._of, self._target), lanes)
-
-    def job(self, theta: np.ndarray) -> tuple:
-        """What there is to compile (see ``batching.compile_together``); theta (P,)."""
-        return self._run, (self._of, self._target), theta[None]
-
-
-@lru_cache(maxsize=64)
-def _compiled_losses(losses: tuple[Loss, ...], atoms: tuple[tuple[str, int], ...] | None) -> LaneFunction:
-    def one(shared, lane):
-        (model, truth), target = shared
-        params = lane if atoms is None else parameters_of(model, dict(atoms))(lane)
-        found = measured(model, [loss for loss in losses if loss.kind != "function"], params, truth)
-        if target is None:
-            return found
-        distance = jnp.sqrt(jnp.sum(target.residuals(params) ** 2))
-        return {loss.name: distance if loss.kind == "function" else found[loss.name] for loss in losses}
-
-    return LaneFunction(one)
-
-
-def measured(model: Model, losses: list[Loss], params: Parameters, truth: Parameters) -> dict:
-    """``{loss name: value}`` of losses between the measures of two models, raw ones of parameters as they are."""
-    found: dict[str, Any] = {}
-    for raw in (False, True):
-        some = [loss for loss in losses if loss.raw == raw]
-        if some:
-            fitted, true = (model.measure(p if raw else model.canonical(p)) for p in (params, truth))
-            found |= evaluate_all(some, fitted, true)
-    return found

@@ -21,7 +21,8 @@ from moe_sim.data.draw import Source, exact_samples, streamed_samples
 from moe_sim.data.samples import at as samples_at
 from moe_sim.errors import InputError
 from moe_sim.fitting.batching import compile_together
-from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter, LossFunction
+from moe_sim.fitting.measured import LossFunction
+from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.models.base import Parameters
 from moe_sim.models.coordinates import element
 from moe_sim.models.loading import Outside, blamed, named_outside

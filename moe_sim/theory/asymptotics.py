@@ -24,7 +24,7 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from moe_sim.data.covariates import Law
-from moe_sim.fitting.multistart import LossFunction
+from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.distances import Target
 from moe_sim.losses.voronoi import Loss

@@ -13,7 +13,9 @@ import numpy as np
 
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.batching import LaneFunction
-from moe_sim.fitting.multistart import Fitter, measured, parameters_of
+from moe_sim.fitting.compiled import parameters_of
+from moe_sim.fitting.measured import measured
+from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
 from moe_sim.likelihood import gaussian_mixture
 from moe_sim.losses.distances import NEAR_NODES, Target

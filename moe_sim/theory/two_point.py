@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moe_sim.data.covariates import Law
-from moe_sim.fitting.multistart import LossFunction
+from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters

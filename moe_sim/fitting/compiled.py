@@ -1,0 +1,142 @@
+"""What fits compile: starts improved, followed and certified, for any model of a class and shape.
+
+Models, truths and boxes are arguments of it (``Setting``); what it depends on beside those is a ``Plan``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from moe_sim.data.samples import StoredSample
+from moe_sim.fitting import starts as start_rules
+from moe_sim.fitting.batching import LaneFunction
+from moe_sim.likelihood.objective import Passes, passes_of
+from moe_sim.models.base import Atoms, Model, Parameters
+from moe_sim.solvers.certificate import still_promised
+from moe_sim.solvers.gradient import gradient_descent
+from moe_sim.solvers.solution import Solution
+from moe_sim.solvers.trust_region import trust_region
+
+SAME_OPTIMUM = 1e-4  # log-likelihood units: starts this close on a subsample have found one and the same optimum there
+
+
+def unraveller(model: Model, atoms: Atoms) -> Callable:
+    """From a flat vector of free coordinates (P,) to named ones; names in alphabetical order lie side by side."""
+    return ravel_pytree({name: np.zeros(shape) for name, shape in model.free_shapes(atoms).items()})[1]
+
+
+def parameters_of(model: Model, atoms: Atoms) -> Callable:
+    """From a flat vector of free coordinates (P,) to parameters."""
+    named = unraveller(model, atoms)
+    return lambda theta: model.constrain(named(theta))
+
+
+class Setting(NamedTuple):
+    """What lanes of a fit share, all of it arguments of compiled code: another truth, noise or box compiles nothing.
+
+    lower, upper: the box of theta (P,). truth: None where it is not known. groups: see ``em.variance_groups``.
+    """
+
+    model: Model
+    lower: Any
+    upper: Any
+    truth: Parameters | None
+    groups: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What compiled code of a fit depends on, beside models and shapes: one compilation a plan.
+
+    atoms: fitted, as pairs by group. cap: iterations of a round. limit: all of them. direct: the start as it is, no
+    subsamples. how: see ``batching``.
+    """
+
+    solver: Callable
+    keywords: tuple[tuple[str, Any], ...]
+    atoms: tuple[tuple[str, int], ...]
+    cap: int
+    limit: int
+    start: str
+    direct: bool
+    how: str
+
+    def minimise(self, setting: Setting, passes: Passes, sample, start, max_iterations: int, tolerance) -> Solution:
+        """The solver from one start, in the box of the setting."""
+        keywords = dict(self.keywords) | ({} if setting.groups is None else {"groups": setting.groups})
+        return self.solver(
+            passes, sample, start, setting.lower, setting.upper, max_iterations=max_iterations, tolerance=tolerance,
+            **keywords,
+        )  # fmt: skip
+
+    def passes(self, model: Model) -> Passes:
+        atoms = dict(self.atoms)
+        return passes_of(model, parameters_of(model, atoms), atoms)
+
+
+class Compiled(NamedTuple):
+    """Lane functions of a plan, called with ``(setting, lanes, samples)``.
+
+    improve: the best candidate of a start on the first chunk, and the optimum near it there. solve: the optimum from a
+    start. certify: the objective at the truth, and what ``still_promised`` says.
+    """
+
+    improve: LaneFunction
+    solve: LaneFunction
+    certify: LaneFunction
+
+
+@lru_cache(maxsize=32)
+def compiled(plan: Plan) -> Compiled:
+    def improve(setting: Setting, sample, lane):
+        _, points = lane
+        model, passes = setting.model, plan.passes(setting.model)
+        if start_rules.clusters(plan.start, model):
+            chunk = sample.chunk(0)
+            points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
+        value = jax.lax.map(lambda theta: passes.value(theta, head(sample)), points)
+        best = jnp.nanargmin(value)
+        if plan.direct or is_small(sample):
+            return points[best], value[best]
+        if plan.solver is gradient_descent:
+            found = trust_region(passes, head(sample), points[best], setting.lower, setting.upper, 100, SAME_OPTIMUM)
+        else:
+            found = plan.minimise(setting, passes, head(sample), points[best], min(500, plan.limit), SAME_OPTIMUM)
+        return found.theta, found.objective
+
+    def solve(setting: Setting, sample, lane):
+        _, theta, tolerance = lane
+        return plan.minimise(setting, plan.passes(setting.model), sample, theta, plan.cap, tolerance)
+
+    def certify(setting: Setting, sample, lane):
+        _, theta = lane
+        known = jnp.array(jnp.inf)
+        if setting.truth is not None:
+            at_truth = passes_of(setting.model, lambda _: setting.truth, setting.model.sizes_of(setting.truth))
+            known = at_truth.value(jnp.zeros(0), sample)
+        return known, *still_promised(plan.passes(setting.model), sample, theta, setting.lower, setting.upper)
+
+    return Compiled(*(LaneFunction(function, plan.how) for function in (improve, solve, certify)))
+
+
+def _from_clusters(setting: Setting, uniform, x, y, weight):
+    params = start_rules.from_data(setting.model, uniform, x, y, weight)
+    return jnp.clip(ravel_pytree(setting.model.unconstrain(params))[0], setting.lower, setting.upper)
+
+
+def is_small(sample) -> bool:
+    """One chunk holds it all: a subsample would save nothing."""
+    return isinstance(sample, StoredSample) and sample.weight.shape[-2] == 1
+
+
+def head(sample) -> StoredSample:
+    """The first chunk, the subsample that starts are improved on."""
+    return sample if is_small(sample) else StoredSample(*(leaf[None] for leaf in sample.chunk(0)))
