@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,13 @@ def test_the_note_shows_the_files():
     text = (ROOT / "theory_notes" / "models.md").read_text()
     shown = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert shown == [(FOLDER / f"{name}.py").read_text() for name in ("sigmoid", "multinomial")]
+
+
+def test_the_ten_lines_of_the_readme_are_a_model():
+    text = (ROOT / "README.md").read_text()
+    lines = text.split("### Your own model in ten lines")[1].split("\n\n    import jax")[1].split("\n\nStarts")[0]
+    names: dict = {}
+    exec(textwrap.dedent("    import jax" + lines), names)
+    model = names["TanhGate"](0.3)
+    truth = {"bias": np.array([0.2, 0.0]), "gate": np.array([[1.0], [0.0]]), "slope": np.array([[1.5], [-1.0]])}
+    ms.testing.check_model(model, truth, ms.Grid(1, -2.0, 2.0, 30))

@@ -10,6 +10,9 @@ import tomli_w
 
 import moe_sim as ms
 from moe_sim.cli.main import main
+from moe_sim.simulation import runner
+
+RUN = runner
 
 GONE = object()  # a change that takes the key away
 TABLES = {

@@ -91,7 +91,7 @@ class PrefixModel(Regression):
     ):  # fmt: skip
         one_of("model.structure", structure, STRUCTURES)
         self.structure, self.noise, self.frozen = structure, noise, frozen
-        self.key_projection, self.value_projection = np.asarray(key_projection), np.asarray(value_projection)
+        self.key_projection, self.value_projection = key_projection, value_projection
         self.key_network, self.value_network = key_network, value_network
         self.activation, self.network_bound = activation, network_bound
         self.dimension, self.outputs = self.key_projection.shape[0], self.value_projection.shape[0]

@@ -107,7 +107,7 @@ class Probe:
         middle = {name: np.clip(0.0, low, upper[name]) for name, low in lower.items()}
         low = {name: np.maximum(v, middle[name] - NEAR) for name, v in lower.items()}
         high = {name: np.minimum(v, middle[name] + NEAR) for name, v in upper.items()}
-        return [{name: self.rng.uniform(low[name], high[name]) for name in lower} for _ in range(count)]
+        return [{name: np.asarray(self.rng.uniform(low[name], high[name])) for name in lower} for _ in range(count)]
 
     @cached_property
     def somewhere(self) -> list[Parameters]:
