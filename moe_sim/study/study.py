@@ -158,7 +158,8 @@ def _draws_x(tables: dict[str, Any]) -> bool:
     """Whether the family is a joint density of (x, y), which needs no law of x."""
     model = tables.get("model")
     family = model.get("family") if isinstance(model, dict) else None
-    return isinstance(family, str) and family in FAMILIES and getattr(FAMILIES[family], "DRAWS_X", False)
+    draws = isinstance(family, str) and family in FAMILIES and getattr(FAMILIES[family], "DRAWS_X", False)
+    return draws(model) if callable(draws) else bool(draws)
 
 
 def _build(tables: dict[str, Any]) -> Problem:
