@@ -211,11 +211,21 @@ class Model(Part):
                 found[name] = self._divided(found[name], np.bincount(mine)[mine], p)
         return found
 
+    def spare(self, rng: np.random.Generator, true: Atoms, fitted: Atoms) -> np.ndarray:
+        """Numbers of random true atoms, that the spare fitted ones of a start are copies of: as many of each group."""
+        before, found = 0, []
+        for of_true, of_fitted in zip(self.sizes(true).values(), self.sizes(fitted).values(), strict=True):
+            found.append(before + rng.integers(0, of_true, of_fitted - of_true))
+            before += of_true
+        return np.concatenate(found)
+
     def _divided(self, mass: np.ndarray, among: np.ndarray, declared: Parameter) -> np.ndarray:
         if np.all(among == 1):
             return mass
         if self.divide_mass is None:
             raise ModelError(f"{type(self).__name__}: no split of an atom keeps its function")
+        if type(self).divide_mass is Model.divide_mass:  # groups may have masses of either kind
+            return mass / among if declared.domain is SIMPLEX else mass - np.log(among)
         return self.divide_mass(mass, among)
 
     def divide_mass(self, mass: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Gates: how much each expert counts for at one x. A new one is a class of a few lines, here or in a file of one's own.
 
-u_i = gate_bias_i + gate_slope_i'x throughout. Exponents of the losses are (1, 2) where a response does not say otherwise
+u_i = gate_bias_i + gate_slope_i'x throughout. Exponents of the losses are (1, 2) where a response says no others
 (``moe.exponents_of``).
 """
 
@@ -73,6 +73,18 @@ class Gate(Part):
     def canonical(self, params: Params) -> Params:
         """The representative under a gauge of scale."""
         return params
+
+    def order(self, params: Params) -> Any:
+        """Numbers of the atoms in canonical order, (K,), where that is not arbitrary."""
+        return None
+
+    def kinds(self, count: int) -> np.ndarray | None:
+        """Numbers of the kinds of so many atoms, (count,), where an atom is compared with those of its kind only."""
+        return None
+
+    def draw_x(self, params: Params, key):
+        """One x (dimension,), where the gate is joint."""
+        raise NotImplementedError
 
 
 def logits(params: Params, x):
@@ -301,8 +313,7 @@ class Gaussian(Gate):
         scale = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), axis=1)
         return jnp.log(jnp.asarray(params["weight"])) - scale - 0.5 * (jnp.sum(unit**2, axis=1) + len(x) * LOG_2PI)
 
-    def draw_x(self, params: Params, key):
-        """One x (dimension,)."""
+    def draw_x(self, params, key):
         key_k, key_x = jax.random.split(key)
         k = jax.random.categorical(key_k, jnp.log(jnp.asarray(params["weight"])))
         factor = jnp.linalg.cholesky(jnp.asarray(params["covariance"])[k])

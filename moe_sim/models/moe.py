@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -78,8 +78,29 @@ class Composed(Model):
     def log_shares(self, params, x):
         return self.log_weight(params) if self.gate.joint else self.gate.log_weights(params, x)
 
+    def shapes(self, atoms):
+        self.gate.kinds(self.total(atoms))  # raises where they do not fit into its groups
+        return super().shapes(atoms)
+
+    def measure(self, params):
+        found = super().measure(params)
+        kinds = self.gate.kinds(len(found.log_weight))
+        return found if kinds is None else found._replace(group=jnp.asarray(kinds))
+
+    def spare(self, rng, true, fitted):
+        kinds, wanted = (self.gate.kinds(self.total(atoms)) for atoms in (true, fitted))
+        if kinds is None or wanted is None:
+            return super().spare(rng, true, fitted)
+        more = np.bincount(wanted) - np.bincount(kinds)
+        return np.concatenate([rng.choice(np.flatnonzero(kinds == k), more[k]) for k in range(len(more))])
+
     def overfit(self, params, atoms):
         declared, atoms = self.parameters(), np.asarray(atoms)
+        kinds, wanted = self.gate.kinds(self.count(params)), self.gate.kinds(len(atoms))
+        if kinds is not None and wanted is not None:
+            atoms = atoms[np.argsort(kinds[atoms], kind="stable")]
+            if not np.array_equal(kinds[atoms], wanted):
+                raise InputError(f"atoms = {atoms.tolist()} are not as many of each group: pass as many copies of each")
         found = {k: np.array(v) if declared[k].shared else np.asarray(v)[atoms] for k, v in params.items()}
         return found | {self.gate.mass: self.gate.divide_mass(found, np.bincount(atoms)[atoms])}
 
@@ -93,6 +114,9 @@ class Composed(Model):
         )
 
     def canonical(self, params):
+        order, declared = self.gate.order(params), self.parameters()
+        if order is not None:
+            params = {k: v if declared[k].shared else jnp.asarray(v)[order] for k, v in params.items()}
         return self.expert.canonical(self.gate.canonical(params))
 
     def atoms(self, params: Parameters) -> tuple[Parameters, dict[str, int | None]]:
@@ -155,7 +179,6 @@ class MoeDensity(Composed, Density):
         if not self.joint:
             return super().draw_rows(params, law, key, index, size)
         key_x, key_y = (jax.random.split(k, len(index)) for k in jax.random.split(key))
-        assert isinstance(self.gate, Gaussian)
         x = jax.vmap(lambda k: self.gate.draw_x(params, k))(key_x)
         return x, jax.vmap(lambda k, one: self.draw(params, k, one))(key_y, x)
 
@@ -176,12 +199,17 @@ def exponents_of(gate: Gate, expert: Expert, response: Response) -> Exponents:
 def build(table: dict, truth: dict) -> Model:
     """The model of a study's ``[model]`` table; parts are names, or classes. Raises ``InputError``."""
     gate, expert, response = parts_of(table, truth)
-    fast = not table.get("exponents") and type(expert) is Affine and type(response) is GaussianResponse
-    if fast and response.variance is None and type(gate) is Softmax:
-        return SoftmaxGaussian(*sizes(truth, "gate_slope"), response.variance_range)
-    if fast and response.variance is None and type(gate) is Gaussian:
-        ranges = {"variance_range": response.variance_range, "covariance_range": gate.covariance_range}
-        return gaussian_gated.build(ranges, truth)
+    if type(expert) is Affine and isinstance(response, GaussianResponse) and response.variance is None:
+        if type(gate) is Softmax and "exponents" not in table:
+            return SoftmaxGaussian(*sizes(truth, "gate_slope"), response.variance_range)
+        if type(gate) is Gaussian and "exponents" not in table:
+            ranges = {"variance_range": response.variance_range, "covariance_range": gate.covariance_range}
+            return gaussian_gated.build(ranges, truth)
+    return compose(table, truth, gate, expert, response)
+
+
+def compose(table: dict, truth: dict, gate: Gate, expert: Expert, response: Response) -> Composed:
+    """The model of these parts, its passes by automatic differentiation."""
     dimension, outputs = dimensions(table, truth, gate, expert, response)
     given = given_exponents(table)
     noise = _noise(table, response)
@@ -221,23 +249,23 @@ def parts_of(table: dict, truth: dict) -> tuple[Gate, Expert, Response]:
     return gate, expert, response
 
 
-def part_of(kind: str, table: dict, truth: dict, prefix: str = "") -> Any:
+def part_of(kind: str, table: dict, truth: dict, prefix: str = "", known: tuple[type, dict] | None = None) -> Any:
     """The part that ``table[prefix + kind]`` names, with its options. Raises ``InputError``."""
-    key, (base, known) = prefix + kind, KINDS[kind]
+    key, (base, names) = prefix + kind, known or KINDS[kind]
     named = table[key]
-    part = named if isinstance(named, type) else known.get(named) if isinstance(named, str) else None
+    part = named if isinstance(named, type) else names.get(named) if isinstance(named, str) else None
     if part is None:
-        raise InputError(f"model.{key} = {named!r} is not known: {_near(str(named), known)}, or a subclass of {kind}")
+        raise InputError(f"model.{key} = {named!r} is not known: {_near(str(named), names)}")
     if not issubclass(part, base):
         raise InputError(f"model.{key} = {part.__name__} is no {kind}: make it a subclass of {base.__name__}")
     options, field = table.get(f"{key}_options", {}), f"model.{key}_options"
     if not isinstance(options, dict):
         raise InputError(f"{field} = {options!r} is no table: write [{field}] and its keys below it")
-    wanted = [] if part.__init__ is object.__init__ else [*inspect.signature(part).parameters]
+    wanted = list(inspect.signature(part).parameters)
     for name in options:
         if name not in wanted:
             raise InputError(f"{field}.{name} is not an option of {_called(named)}: {_near(name, wanted)}")
-    return part.of(options, truth)
+    return cast(Any, part).of(options, truth)
 
 
 def _called(named) -> str:

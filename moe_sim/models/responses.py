@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import gammaln
 
 from moe_sim.errors import number, whole
@@ -86,7 +87,9 @@ class Gaussian(Response):
         if "variance_range" not in options:
             return cls(variance_range=true)
         table = {f"response_options.{k}": v for k, v in options.items()}
-        return cls(variance_range=scale_range("response_options.variance_range", table, jnp.asarray(truth["variance"])))
+        return cls(
+            variance_range=scale_range("response_options.variance_range", table, np.asarray(truth["variance"], float))
+        )
 
     @property
     def variances(self):  # type: ignore[override]
