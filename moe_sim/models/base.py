@@ -303,6 +303,13 @@ class Density(Model):
         """Where the mass of p(y | x) lies: centres and scales, each (pieces, outputs). Needed with ``Real``."""
         raise ModelError(f"{type(self).__name__}: a density of real y needs spread(params, x), centres and scales")
 
+    def x_mixture(self, params: Parameters) -> tuple[Any, Any, Any]:
+        """Joint densities: weights (K,), means (K, d), covariances (K, d, d) of the normal mixture that x is from."""
+        raise ModelError(
+            f"{type(self).__name__} is a joint density of x and y: integrals over it need the mixture that x is from, "
+            "write x_mixture(params)"
+        )
+
     def draw(self, params: Parameters, key, x):
         """One y (outputs,) at one x."""
         return self.support.draw(self, params, key, x)

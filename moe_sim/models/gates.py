@@ -86,6 +86,10 @@ class Gate(Part):
         """One x (dimension,), where the gate is joint."""
         raise NotImplementedError
 
+    def x_mixture(self, params: Params) -> tuple[Any, Any, Any]:
+        """See ``Density.x_mixture``, where the gate is joint."""
+        raise NotImplementedError
+
 
 def logits(params: Params, x):
     """u_i at one x, (K,)."""
@@ -312,6 +316,9 @@ class Gaussian(Gate):
         )
         scale = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), axis=1)
         return jnp.log(jnp.asarray(params["weight"])) - scale - 0.5 * (jnp.sum(unit**2, axis=1) + len(x) * LOG_2PI)
+
+    def x_mixture(self, params):
+        return tuple(jnp.asarray(params[name]) for name in ("weight", "center", "covariance"))
 
     def draw_x(self, params, key):
         key_k, key_x = jax.random.split(key)

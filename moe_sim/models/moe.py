@@ -175,6 +175,9 @@ class MoeDensity(Composed, Density):
         atom = {name: value if axes[name] is None else value[k] for name, value in rows.items()}
         return self.response.draw(atom, key_y, self.expert.value(atom, x))
 
+    def x_mixture(self, params):
+        return self.gate.x_mixture(params)
+
     def draw_rows(self, params, law, key, index, size):
         if not self.joint:
             return super().draw_rows(params, law, key, index, size)
