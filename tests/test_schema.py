@@ -45,7 +45,7 @@ def test_keys_of_a_family_are_described(family):
     def same(described: type, known: dict, of: str | None) -> None:
         assert set(entries(described, of)) == set(known)
         for name, about in entries(described, of).items():
-            assert (known[name] is not None) == isinstance(about.kind, Table)
+            assert (known[name] is not None) == (isinstance(about.kind, Table) and about.kind.of is not None)
             if known[name] is not None:
                 same(about.kind.of, known[name], None)
 

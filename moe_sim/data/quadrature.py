@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +24,14 @@ def points_of(law: Law | None) -> tuple:
 def nodes_of(model: Density, truth: Parameters, points, weights, most: int) -> tuple:
     """x (A, d), y (A, outputs), log-weights (A,) that integrate against the density of the truth.
 
-    Gaussian mixtures: nodes of their components. Others: the values of their support at each x; raises ``InputError``
-    where those are too many, and for a joint density, of which nothing more is known.
+    Gaussian mixtures: nodes of their components. Others: the values of their support at each x, and of a joint density
+    at the nodes of the normal mixture that x is from. Raises ``InputError`` where those are too many.
     """
     if isinstance(model, MixtureModel):
         return _jitted_mixture_nodes(model, points, weights, truth, most)
+    log_x: Any = 0.0  # log density of x, which a conditional density leaves out
     if model.joint:
-        raise InputError(f"{type(model).__name__} is a joint density of x and y: integrals over it are not known")
+        points, weights, log_x = _normal_mixture(*model.x_mixture(truth), most)
     y, log_weight = model.support.nodes(model, truth, np.asarray(points))
     if log_weight.size > LARGEST:
         raise InputError(
@@ -38,7 +41,17 @@ def nodes_of(model: Density, truth: Parameters, points, weights, most: int) -> t
     x = jnp.repeat(jnp.asarray(points), y.shape[1], axis=0)
     rows = jnp.asarray(y.reshape(-1, y.shape[2]))
     log_mass = jnp.repeat(jnp.log(weights), y.shape[1]) + jnp.asarray(log_weight.ravel())
-    return x, rows, log_mass + log_densities(model, truth, x, rows)
+    log_x = jnp.repeat(jnp.broadcast_to(log_x, len(points)), y.shape[1])
+    return x, rows, log_mass + log_densities(model, truth, x, rows) - log_x
+
+
+def _normal_mixture(weight, center, covariance, most: int) -> tuple:
+    """x (A, d) and weights (A,) that integrate against a normal mixture, and its log density there (A,)."""
+    node, share = _normal_rule(center.shape[1], most)
+    x = center[:, None] + jnp.einsum("kij,nj->kni", jnp.linalg.cholesky(covariance), node)
+    x, mass = x.reshape(-1, center.shape[1]), (weight[:, None] * share).ravel()
+    logs = jax.vmap(lambda m, c: jax.scipy.stats.multivariate_normal.logpdf(x, m, c))(center, covariance)
+    return x, mass, jax.nn.logsumexp(logs + jnp.log(weight)[:, None], axis=0)
 
 
 @jax.jit

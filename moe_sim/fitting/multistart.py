@@ -166,11 +166,11 @@ class Fitter:
         if isinstance(spread, dict):
             parts = {k: np.full(np.shape(v), spread.get(k, 0.0)) for k, v in self.unflatten_free(self.lower).items()}
             spread = np.asarray(ravel_pytree(parts)[0])
-        atoms = self.model.total(o.atoms)
-        true_atoms = atoms if self.truth is None else self.model.count(self.truth)
+        sizes = self.model.sizes(o.atoms) if self.truth is None else self.model.sizes_of(self.truth)
+        true_atoms = sizes if len(sizes) > 1 else self.model.total(sizes)
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         rule = partial(
-            start_rules.candidates, o.start, self.model, true_atoms, atoms, lower, upper, o.starts,
+            start_rules.candidates, o.start, self.model, true_atoms, o.atoms, lower, upper, o.starts,
             cover=self.cover, spread=spread, shrink=n**-o.spread_exponent,
         )  # fmt: skip
         return np.stack([rule(seed) for seed in seeds])

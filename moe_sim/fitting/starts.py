@@ -51,7 +51,7 @@ def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed
     """
     rng = np.random.Generator(np.random.Philox(seed))
     if clusters(rule, model):
-        numbers = rng.random((starts, CANDIDATES, atoms, 2 + model.dimension))
+        numbers = rng.random((starts, CANDIDATES, model.total(atoms), 2 + model.dimension))
         numbers[1::2, ..., 0] *= -1
         return numbers
     if rule == "data":
@@ -68,7 +68,7 @@ def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed
     for _ in range(starts):
         # Every true atom is covered, the spare fitted atoms fall on random ones. The last fitted atom is on the last
         # true one: where gates are pinned at the last atom, the start is then in the gauge of the truth.
-        spare = rng.integers(0, true_atoms, atoms - true_atoms)
-        theta = cover((*spare.tolist(), *range(true_atoms)))
+        spare = model.spare(rng, true_atoms, atoms)
+        theta = cover((*spare.tolist(), *range(model.total(true_atoms))))
         found.append(np.clip(theta + spread * rng.normal(size=theta.shape), lower, upper))
     return np.stack(found)[:, None]

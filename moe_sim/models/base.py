@@ -210,6 +210,14 @@ class Model(Part):
                 found[name] = self.divided(found[name], np.bincount(mine)[mine], group)
         return found
 
+    def spare(self, rng: np.random.Generator, true: Atoms, fitted: Atoms) -> np.ndarray:
+        """Numbers of random true atoms, that the spare fitted ones of a start are copies of: as many of each group."""
+        before, found = 0, []
+        for of_true, of_fitted in zip(self.sizes(true).values(), self.sizes(fitted).values(), strict=True):
+            found.append(before + rng.integers(0, of_true, of_fitted - of_true))
+            before += of_true
+        return np.concatenate(found)
+
     def divided(self, mass: np.ndarray, among: np.ndarray, group: str) -> np.ndarray:
         """``divide_mass`` of masses of a group. Raises ``ModelError`` where no split of an atom keeps the function."""
         if np.all(among == 1):
@@ -296,6 +304,13 @@ class Density(Model):
     def spread(self, params: Parameters, x) -> tuple[Any, Any]:
         """Where the mass of p(y | x) lies: centres and scales, each (pieces, outputs). Needed with ``Real``."""
         raise ModelError(f"{type(self).__name__}: a density of real y needs spread(params, x), centres and scales")
+
+    def x_mixture(self, params: Parameters) -> tuple[Any, Any, Any]:
+        """Joint densities: weights (K,), means (K, d), covariances (K, d, d) of the normal mixture that x is from."""
+        raise ModelError(
+            f"{type(self).__name__} is a joint density of x and y: integrals over it need the mixture that x is from, "
+            "write x_mixture(params)"
+        )
 
     def draw(self, params: Parameters, key, x):
         """One y (outputs,) at one x."""

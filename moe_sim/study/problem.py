@@ -78,7 +78,7 @@ def draws_x(tables: dict[str, Any]) -> bool:
     family = model.get("family") if isinstance(model, dict) else None
     if isinstance(family, str) and family not in FAMILIES:
         return True  # the model says so, once it is there
-    return isinstance(family, str) and getattr(FAMILIES[family], "DRAWS_X", False)
+    return isinstance(family, str) and bool(getattr(FAMILIES[family], "DRAWS_X", False))
 
 
 def _law(tables: dict[str, Any], model: Model) -> Law | None:

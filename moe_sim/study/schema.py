@@ -22,6 +22,7 @@ GIVEN = "must be given"
 PREFIXES = ("prefix", "prefix-mixture")
 SOFTMAX, GATED = ("softmax-gaussian",), ("gaussian-gated",)
 GAUSSIANS = SOFTMAX + GATED
+COMPOSED = ("moe", "shared-routed", "contaminated", "two-level")
 ESTIMATORS = ("least-squares", "mle", "em", "gradient", "steps")
 STARTS = ("data", "wide", "truth")
 OPTIMIZERS = ("adam", "sgd", "lbfgs")
@@ -73,16 +74,41 @@ class ModelTable:
 
     family: str = entry(
         Text(), "`prefix` (regression), `prefix-mixture` (y is the output of one expert), `softmax-gaussian`, "
-        "`gaussian-gated`",
+        "`gaussian-gated`; `moe` (a gate, an expert and a response put together), `shared-routed`, `contaminated`, "
+        '`two-level`; `"file.py:Class"` beside the study, whose other keys are its arguments',
     )  # fmt: skip
-    gate: str | None = entry(Text(), "gate of a composed model", None, of=("moe",))
-    expert: str | None = entry(Text(), "expert of a composed model", None, of=("moe",))
-    response: str | None = entry(Text(), "response of a composed model", None, of=("moe",))
-    gate_options: Any = entry(Table(), "arguments of the gate", None, of=("moe",))
-    expert_options: Any = entry(Table(), "arguments of the expert", None, of=("moe",))
-    response_options: Any = entry(Table(), "arguments of the response", None, of=("moe",))
+    gate: str | None = entry(
+        Text(), "`softmax`, `sigmoid`, `normalised-sigmoid`, `laplace`, `cosine`, `perturbed-cosine`, `quadratic`, "
+        '`temperature`, `top-k`, `constant`, `gaussian`, or `"file.py:Class"`', None, GIVEN, ("moe", "shared-routed"),
+    )  # fmt: skip
+    expert: str | None = entry(
+        Text(), '`affine`, `tanh`, `relu`, `gelu`, `power`, `constant`, or `"file.py:Class"`', None, GIVEN, COMPOSED
+    )
+    response: str | None = entry(
+        Text(), "`least-squares` (the mean is modelled), `gaussian`, `multinomial`, `binomial`, `poisson`, or "
+        '`"file.py:Class"`', None, GIVEN, COMPOSED,
+    )  # fmt: skip
+    gate_options: Any = entry(Table(), "arguments of the gate", None, "none", ("moe", "shared-routed"))
+    expert_options: Any = entry(Table(), "arguments of the expert", None, "none", COMPOSED)
+    response_options: Any = entry(Table(), "arguments of the response", None, "none", COMPOSED)
+    dimension: int | None = entry(Whole(1), "of x", None, "that of the truth", COMPOSED)
+    outputs: int | None = entry(Whole(1), "of y", None, "those of the truth", COMPOSED)
+    exponents: Any = entry(
+        Table(), "exponents of a block in cells of 1, 2, ... atoms, in place of the usual ones", None, "none", COMPOSED
+    )
+    shared_expert: str | None = entry(Text(), "of the shared experts", None, "`expert`", ("shared-routed",))
+    shared_expert_options: Any = entry(Table(), "arguments of it", None, "none", ("shared-routed",))
+    proportion: float | None = entry(Number(), "mass of the shared part, known", None, "0.5", ("shared-routed",))
+    frozen_density: Any = entry(
+        Table(), "the known atom by its parameters, and `law`: `same` or `laplace`", None, GIVEN, ("contaminated",)
+    )
+    groups: int | None = entry(Whole(1), "groups of the first level", None, GIVEN, ("two-level",))
+    outer: str | None = entry(Text(), "gate of the first level: `softmax`, `laplace`", None, GIVEN, ("two-level",))
+    inner: str | None = entry(Text(), "gate within a group: `softmax`, `laplace`", None, GIVEN, ("two-level",))
     structure: str | None = entry(Choice(STRUCTURES), "how key and value of a prefix are tied", None, GIVEN, PREFIXES)
-    noise: float | None = entry(Number(), "standard deviation of y, positive", None, GIVEN, PREFIXES)
+    noise: float | None = entry(
+        Number(), "standard deviation of y, positive", None, GIVEN, (*PREFIXES, "moe", "two-level")
+    )
     frozen: Any = entry(Table(FrozenTable), "known experts", None, "none", PREFIXES)
     projection: Any = entry(Table(ProjectionTable), "known projections", None, GIVEN, PREFIXES)
     network: Any = entry(Table(NetworkTable), "known or learned network", None, "by structure", PREFIXES)
