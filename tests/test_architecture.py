@@ -26,7 +26,8 @@ FAMILIES = [
     "gaussian-gated",
 ]  # fmt: skip
 CLAIM = re.compile(rf"\b(?:{'|'.join(FAMILIES)})-\w+(?:-\d+)?")
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "templates")  # which are a user's files
+# Templates are files that users get, no modules.
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent.name != "templates")
 
 
 def room(path: Path) -> str:

@@ -67,6 +67,8 @@ def computing() -> Iterator[None]:
     """What a model prints while it computes goes to standard error: the output may be one JSON object."""
     with redirect_stdout(sys.stderr):
         yield
+        if "jax" in sys.modules:
+            sys.modules["jax"].effects_barrier()  # jax.debug.print comes when it likes
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ from moe_sim.errors import InputError, one_of, whole
 from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.fitting.options import LIMITS, FitOptions, estimators
-from moe_sim.models.base import MixtureModel, Parameters
+from moe_sim.models.base import Atoms, Density, Parameters
 from moe_sim.models.coordinates import element
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
+from moe_sim.models.support import Counts, Labels
 
-MODELS: dict[str, Callable[..., MixtureModel]] = {"softmax-gaussian": SoftmaxGaussian, "gaussian-gated": GaussianGated}
+MODELS: dict[str, Callable[..., Density]] = {"softmax-gaussian": SoftmaxGaussian, "gaussian-gated": GaussianGated}
 NARROWEST = 1e-4  # least variance of an expert, as a part of the variance of its output (and of x)
 WIDEST = 4.0
 ON_BOUND = 1e-9
@@ -30,14 +31,14 @@ ON_BOUND = 1e-9
 
 @dataclass(frozen=True)
 class Estimate:
-    """A fitted mixture of experts, experts ordered by their share of the data.
+    """A fitted mixture of experts, experts ordered by their share of the data where the model says its components.
 
     params, errors: named arrays, and their sandwich standard errors (NaN where a coordinate lies on its bound or the
     Hessian is not positive definite). loglik in nats. df: free parameters. certificate: see ``explain``.
     starts, agreeing: starts spent, and those within 0.5 units of the best. bounds: coordinates on their bound.
     """
 
-    model: MixtureModel
+    model: Density
     params: Parameters
     errors: Parameters
     covariance: np.ndarray
@@ -70,18 +71,25 @@ class Estimate:
         return f"{self.certificate}: {sentence}.{edge}"
 
     def gates(self, x=None) -> np.ndarray:
-        """Gating probabilities (n, K) at x, or at the data; p(k | x) for joint models."""
+        """Gating probabilities (n, K) at x, or at the data; p(k | x) for joint models.
+
+        Raises ``InputError`` for a model without ``log_gates(params, x)``; so do the next three for what they need.
+        """
+        log_gates_of = _method(self.model, "log_gates", "gating probabilities")
         x = self.x if x is None else _table("x", x)[0]
-        log_gates = jax.vmap(lambda one: self.model.log_gates(self.params, one))(jnp.asarray(x))
+        log_gates = jax.vmap(lambda one: log_gates_of(self.params, one))(jnp.asarray(x))
         return np.asarray(jax.nn.softmax(log_gates, axis=1))
 
     def experts(self) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances of the experts at the data, each (n, K, outputs)."""
-        found = jax.vmap(lambda one: self.model.experts(self.params, one))(jnp.asarray(self.x))
+        experts_of = _method(self.model, "experts", "means of experts")
+        found = jax.vmap(lambda one: experts_of(self.params, one))(jnp.asarray(self.x))
         return np.asarray(found[0]), np.asarray(found[1])
 
     def responsibilities(self, x=None, y=None) -> np.ndarray:
         """Posterior probabilities (n, K) of the experts given x and y, or at the data."""
+        if not self.model.has_components:
+            _method(self.model, "", "responsibilities", "log_components")
         x, y = (self.x, self.y) if x is None else (_table("x", x)[0], _table("y", y)[0])
         parts = jax.vmap(lambda a, b: self.model.log_components(self.params, a, b))(jnp.asarray(x), jnp.asarray(y))
         return np.asarray(jax.nn.softmax(parts, axis=1))
@@ -89,7 +97,11 @@ class Estimate:
     def predict(self, x) -> np.ndarray:
         """Mean of y given x, (n, outputs)."""
         table = _table("x", x)[0]
-        means = jax.vmap(lambda one: self.model.experts(self.params, one)[0])(jnp.asarray(table))
+        mean = getattr(self.model, "mean", None)
+        if mean is not None:
+            return np.asarray(jax.vmap(lambda one: mean(self.params, one))(jnp.asarray(table)))
+        experts_of = _method(self.model, "experts", "a mean of y", "mean")
+        means = jax.vmap(lambda one: experts_of(self.params, one)[0])(jnp.asarray(table))
         return np.einsum("nk,nkj->nj", self.gates(table), np.asarray(means))
 
     @property
@@ -110,25 +122,25 @@ class Estimate:
             "agreeing": self.agreeing, "on_bound": self.bounds, "x": self.x_names, "y": self.y_names,
             "estimates": {k: _listed(v) for k, v in self.params.items()},
             "standard_errors": {k: _listed(v) for k, v in self.errors.items()},
-            "gate_means": self.gates().mean(axis=0).tolist(),
+            "gate_means": self.gates().mean(axis=0).tolist() if hasattr(self.model, "log_gates") else None,
         }  # fmt: skip
 
 
 def fit(
-    model: str | MixtureModel, x, y, atoms: int, *, estimator: str = "mle", starts: int = 24, budget: int = 4,
+    model: str | Density, x, y, atoms: Atoms, *, estimator: str = "mle", starts: int = 24, budget: int = 4,
     bound: float = 50.0, seed: int = 0,
 ) -> Estimate:  # fmt: skip
     """Maximum likelihood for a mixture of ``atoms`` experts on data x (n,) or (n, d), y (n,) or (n, o).
 
-    model: ``softmax-gaussian``, ``gaussian-gated``, or a ``MixtureModel``. Arrays, data frames and series are taken.
+    model: ``softmax-gaussian``, ``gaussian-gated``, or a ``Density``. atoms: by group, where it has several. Arrays,
+    data frames and series are taken.
     Data are standardised within, so ``bound`` is in standard deviations: slopes and gates lie within it, variances
     between 1e-4 and 4 times the variance of their output; what ends on a bound is named. A named model's estimates,
-    likelihood and errors are those of the data as given. A ``MixtureModel`` is fitted to the data as they are.
+    likelihood and errors are those of the data as given. A ``Density`` is fitted to the data as they are.
     Standard errors are the sandwich H^-1 G H^-1 (White 1982). Raises ``InputError``.
     """
     x, x_names = _table("x", x)
     y, y_names = _table("y", y)
-    atoms = whole("atoms", atoms, 1, 50)
     if len(x) != len(y):
         raise InputError(f"x has {len(x)} rows and y {len(y)}: pass as many of each")
     named = isinstance(model, str)
@@ -141,11 +153,17 @@ def fit(
         built = _build(model, x, y)
     else:
         built = model
+        if not isinstance(built, Density):
+            raise InputError(
+                f"model = {type(built).__name__} object is no density of y: pass a name, or a moe_sim.Density"
+            )
         if (built.dimension, built.outputs) != (x.shape[1], y.shape[1]):
             raise InputError(
                 f"the model takes x with {built.dimension} columns and y with {built.outputs}, the data have "
                 f"{x.shape[1]} and {y.shape[1]}: pass the columns that it takes"
             )
+        _check_support(built, y)
+    atoms = _sizes(built, atoms)
     one_of("estimator", estimator, [name for name in estimators(built) if name != "steps"])
     scale = _Scale.of(x, y) if named else _Scale.none(x, y)
     bounds = (bound, bound) if named else built.default_bounds
@@ -165,7 +183,30 @@ def fit(
     return _finish(built, fitter, scale, fits, sample, x, y, x_names, y_names)
 
 
-def _build(name: str, x, y) -> MixtureModel:
+def _sizes(model: Density, atoms: Atoms) -> Atoms:
+    """Atoms, of each group where there are several. Raises ``InputError``."""
+    if not isinstance(atoms, Mapping):
+        atoms = whole("atoms", atoms, 1, 50)
+        model.sizes(atoms)
+        return atoms
+    if set(atoms) != set(model.groups):
+        raise InputError(f"atoms = {dict(atoms)}: pass a number for each of {', '.join(model.groups)}")
+    return {group: whole(f"atoms[{group!r}]", count, 1, 50) for group, count in atoms.items()}
+
+
+def _check_support(model: Density, y: np.ndarray) -> None:
+    """Raises ``InputError`` where some y is not where the model has its density."""
+    support = model.support
+    top = support.count - 1 if isinstance(support, Labels) else np.inf
+    bad = (y != np.round(y)) | (y < 0) | (y > top)
+    if isinstance(support, (Labels, Counts)) and bad.any():
+        raise InputError(
+            f"y has {y[bad][0]:g}, where {type(model).__name__} takes whole numbers from 0"
+            f"{f' to {top}' if np.isfinite(top) else ' on'}: code y so, or pass another model"
+        )
+
+
+def _build(name: str, x, y) -> Density:
     """The named model for standardised data."""
     size = x.shape[1], y.shape[1], (NARROWEST, WIDEST)
     return MODELS[name](*size, (NARROWEST, WIDEST)) if name == "gaussian-gated" else MODELS[name](*size)
@@ -175,11 +216,13 @@ def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x, y, x_na
     theta = jnp.asarray(fits.theta[0])
     lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
     free = np.asarray((theta > lower + ON_BOUND) & (theta < upper - ON_BOUND))
-    share = _shares(model, fitter.unflatten(theta), sample)
-    order = np.argsort(-share, kind="stable")
+    shared = {name for name, p in model.parameters().items() if p.shared}
+    order: Any = slice(None)
+    if model.has_components and len(model.groups) == 1:
+        order = np.argsort(-_shares(model, fitter.unflatten(theta), sample), kind="stable")
 
     def report(theta):
-        return scale.back(model, {k: v[order] for k, v in fitter.unflatten(theta).items()})
+        return scale.back(model, {k: v if k in shared else v[order] for k, v in fitter.unflatten(theta).items()})
 
     params = {k: np.asarray(v) for k, v in report(theta).items()}
     gram, more = jax.jit(lambda t, s: (fitter.passes.first(t, s)[2], fitter.passes.curvature(t, s)))(theta, sample)
@@ -206,7 +249,7 @@ def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x, y, x_na
     )  # fmt: skip
 
 
-def _shares(model: MixtureModel, params, sample) -> np.ndarray:
+def _shares(model: Density, params, sample) -> np.ndarray:
     """Share of the data that each expert answers for."""
 
     def of(x, y, weight):
@@ -245,7 +288,7 @@ class _Scale:
         """log of the density's factor: densities of scaled data are larger by it."""
         return float(np.sum(np.log(self.y_sd)) + (np.sum(np.log(self.x_sd)) if joint else 0.0))
 
-    def back(self, model: MixtureModel, params):
+    def back(self, model: Density, params):
         """Parameters for the data as given; the last gate, whichever it is, at 0."""
         if not self.moved:
             return params
@@ -263,6 +306,16 @@ class _Scale:
         center = self.x_mid + self.x_sd * params["center"]
         covariance = params["covariance"] * self.x_sd[:, None] * self.x_sd
         return {"weight": params["weight"], "center": center, "covariance": covariance, **found}
+
+
+def _method(model: Density, name: str, what: str, lacking: str | None = None) -> Callable:
+    """A method of the model. Raises ``InputError`` where it has none."""
+    found = getattr(model, name, None)
+    if found is None:
+        raise InputError(
+            f"{type(model).__name__} does not say {what}: write {lacking or name}(self, params, ...) in it"
+        )
+    return found
 
 
 def _listed(values: np.ndarray) -> Any:

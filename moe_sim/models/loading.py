@@ -34,6 +34,7 @@ from moe_sim.models.sources import (
     entry_point,
     gather,
     imported,
+    reference_of,
     references,
 )  # fmt: skip
 
@@ -83,7 +84,7 @@ def resolved(table: dict[str, Any], sources: Sources) -> dict[str, Any]:
 
 def load_part(spec: str, kind: type, folder: str | Path | None = None, key: str = "part") -> type:
     """The class of ``file.py:Class``, which must be a subclass of ``kind``; the file lies beside ``folder``."""
-    (reference,) = references({key: spec}, {}) or [Reference((key,), spec, spec)]
+    reference = reference_of((key,), spec)
     if reference.file is None:
         raise InputError(f"{reference.where}: pass 'file.py:Class'")
     found = _load(reference, gather([reference], Path(folder or ".").absolute()))
@@ -95,7 +96,8 @@ def build(kind: Any, where: str, table: dict[str, Any]) -> Model:
     """The model of a class from outside and the other keys of its [model] table. Raises ``InputError``."""
     check_class(kind, where, (Regression, Density))
     given = {key: value for key, value in table.items() if key != "family"}
-    wanted = inspect.signature(kind).parameters
+    with blamed(where):
+        wanted = inspect.signature(kind).parameters
     loose = any(p.kind is p.VAR_KEYWORD for p in wanted.values())
     names = [name for name, p in wanted.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for name in given:
@@ -106,8 +108,6 @@ def build(kind: Any, where: str, table: dict[str, Any]) -> Model:
             raise InputError(f"model.{name} is missing: {kind.__name__} needs it, add it to [model]")
     with blamed(f"{where}: {kind.__name__}"):
         model = kind(**given)
-    if not isinstance(model, Model):
-        raise InputError(f"{where} makes {type(model).__name__}, no model: let the class make its own objects")
     return model
 
 

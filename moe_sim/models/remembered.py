@@ -83,6 +83,8 @@ class _Remembered(Model):
 
 
 class RememberedRegression(_Remembered, Regression):
+    noise = property(lambda self: self.refuse())
+
     def mean(self, params, x):
         self.refuse()
 

@@ -66,12 +66,12 @@ def references(model: Any, families: Mapping[str, Any]) -> list[Reference]:
     found = []
     family = model.get("family")
     if isinstance(family, str) and family not in families:
-        found.append(_reference(("family",), family))
+        found.append(reference_of(("family",), family))
     found += _parts(model, ())
     functions = model["frozen"].get("functions") if isinstance(model.get("frozen"), dict) else None
     if isinstance(functions, str):
         keys = ("frozen", "functions")
-        of = _reference(keys, functions)
+        of = reference_of(keys, functions)
         module, _, name = functions.partition(":")
         found.append(of if of.file else Reference(keys, functions, name, module=module))
     return found
@@ -82,10 +82,11 @@ def _parts(table: dict[str, Any], above: tuple[str, ...]) -> Iterator[Reference]
         if isinstance(value, dict):
             yield from _parts(value, (*above, key))
         elif isinstance(value, str) and key.endswith(_PARTS) and _IN_FILE.fullmatch(value):
-            yield _reference((*above, key), value)
+            yield reference_of((*above, key), value)
 
 
-def _reference(keys: tuple[str, ...], spec: str) -> Reference:
+def reference_of(keys: tuple[str, ...], spec: str) -> Reference:
+    """What ``file.py:Class`` names, or else an entry point; keys: where in the [model] table it stands."""
     found = _IN_FILE.fullmatch(spec)
     return Reference(keys, spec, found[2], found[1]) if found else Reference(keys, spec, spec)
 
@@ -230,7 +231,8 @@ def _read(path: Path, where: str) -> str:
 def _parsed(text: str, path: Path) -> ast.AST:
     try:
         return ast.parse(text)
-    except SyntaxError as error:
-        raise InputError(f"{path.name} line {error.lineno} is not Python ({error.msg}): mend that line") from None
-    except ValueError as error:  # a null byte
-        raise InputError(f"{path.name} is not Python ({error}): pass a Python file") from None
+    except (SyntaxError, ValueError) as error:  # the latter of a null byte
+        line = getattr(error, "lineno", None)
+        raise InputError(
+            f"{path.name}{f' line {line}' if line else ''} is not Python ({getattr(error, 'msg', error)}): mend it"
+        ) from None

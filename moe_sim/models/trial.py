@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from numbers import Integral, Real
 from typing import Any
 
@@ -42,7 +44,7 @@ def check_values(model: Model, truth: Parameters, law: Any) -> None:
     name = type(model).__name__
     params = {k: jnp.asarray(v) for k, v in truth.items()}
     key = jax.random.key(0)
-    with blamed(name):
+    with blamed(name), redirect_stdout(sys.stderr):
         if isinstance(model, Regression):
             x = jnp.asarray(law.nodes()[0][:_NODES])
             shape = jnp.shape(model.mean(params, x[0]))
@@ -56,6 +58,7 @@ def check_values(model: Model, truth: Parameters, law: Any) -> None:
             if shape != ():
                 raise InputError(f"{name}.log_density gives shape {shape} at one x and y: return one number")
             values, what = jax.vmap(lambda a, b: model.log_density(params, a, b))(x, y), "log_density"
+        jax.effects_barrier()  # of what it prints
     bad = np.argwhere(~np.isfinite(np.asarray(values)))
     if len(bad):
         where = int(bad[0][0])
