@@ -13,7 +13,7 @@ from tiny import RUN, contents, study, write
 import moe_sim as ms
 from moe_sim.errors import InputError
 from moe_sim.rates.controls import compare_control, objective_gaps
-from moe_sim.rates.verdicts import judge_claim
+from moe_sim.rates.verdicts import Replicates, judge_claim
 from moe_sim.study.controls import control, names
 from moe_sim.study.schema import Claim
 
@@ -113,7 +113,7 @@ def constructed(exponent: float, shift: float = 0.0):
     })  # fmt: skip
     certificate = [np.full(100, "certified", object)] * 4
     claim = Claim("voronoi", "upper", 0.5, window=(1e3, 1e6))
-    return judge_claim("made", claim, "data", "mean", SIZES, loss, loss, certificate), frame
+    return judge_claim("made", claim, "data", Replicates(SIZES, loss, loss, certificate)), frame
 
 
 @pytest.mark.parametrize("name", ["start", "one-step"])

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from moe_sim.rates.slopes import fit_slope, summarise
-from moe_sim.rates.verdicts import Verdict, judge_claim
+from moe_sim.rates.verdicts import Replicates, Verdict, judge_claim
 from moe_sim.study.schema import Claim
 
 DECADES = np.array([1e3, 1e4, 1e5, 1e6, 1e7, 1e8])
@@ -25,7 +25,8 @@ def wobble(mean, spread: float = 0.01, replicates: int = 100) -> list[np.ndarray
 def verdict(claim, loss, near=None, certificate=None, sizes=DECADES, aggregate="mean", evidence=None) -> Verdict:
     near = loss if near is None else near
     certificate = [np.full(len(v), "certified", object) for v in loss] if certificate is None else certificate
-    return judge_claim("constructed", claim, "data", aggregate, list(sizes), loss, near, certificate, evidence)
+    replicates = Replicates(list(sizes), loss, near, certificate, aggregate=aggregate)
+    return judge_claim("constructed", claim, "data", replicates, evidence)
 
 
 # Slopes and standard errors
@@ -363,7 +364,7 @@ def test_a_loss_at_its_ceiling_decides_nothing(mean):
     loss, certificate = wobble(mean), [np.full(100, "certified", object)] * len(DECADES)
 
     def judged(full):
-        return judge_claim("s", HALF, "data", "mean", list(DECADES), loss, loss, certificate, full=full)
+        return judge_claim("s", HALF, "data", Replicates(list(DECADES), loss, loss, certificate, full))
 
     free = judged(None)
     assert free.verdict in ("supported", "refuted") and free.saturated == 0.0

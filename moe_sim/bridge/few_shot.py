@@ -31,7 +31,7 @@ from sklearn.linear_model import LogisticRegression
 
 from moe_sim.bridge import STRUCTURES, data
 from moe_sim.bridge.prefixes import NETWORK, check, linear, prefix, sentence_vectors
-from moe_sim.rates.slopes import LEVEL, summarise
+from moe_sim.rates.slopes import CONFIDENCE_LEVEL, summarise
 from moe_sim.simulation.store import RunFolder
 
 FINE_TUNING, PROBE = "full fine-tuning", "linear probe"
@@ -158,9 +158,9 @@ class FewShot:
 
 
 def interval(values: pd.Series) -> tuple[float, float, float]:
-    """Mean and its t interval at ``LEVEL``; values: one a seed, two at least."""
+    """Mean and its t interval at ``CONFIDENCE_LEVEL``; values: one a seed, two at least."""
     mean, error = summarise(values.to_numpy(), "mean")
-    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * error
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE_LEVEL) / 2)) * error
     return mean, mean - half, mean + half
 
 

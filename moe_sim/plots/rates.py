@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from moe_sim.errors import InputError
 from moe_sim.models.base import Density
 from moe_sim.plots.style import STYLE, frame, grid_of_panels, handle, legend, note, write
-from moe_sim.rates.slopes import LEVEL, summarise
+from moe_sim.rates.slopes import CONFIDENCE_LEVEL, summarise
 from moe_sim.rates.verdicts import Verdict
 from moe_sim.rates.verdicts import accounting as all_accounted
 from moe_sim.simulation.runner import Results
@@ -22,7 +22,7 @@ from moe_sim.theory.asymptotics import Constants
 
 STRUCTURES = {"shared-linear": "#0072B2", "shared-network": "#009E73", "independent": "#D55E00"}  # Okabe and Ito
 _PREDICTED = "#CC79A7"
-_Z = ndtri((1 + LEVEL) / 2)
+_Z = ndtri((1 + CONFIDENCE_LEVEL) / 2)
 _NAMES = {
     "function": r"function error $\|f_{\hat G}-f_{G_*}\|_{L_2(\mu)}$", 
     "hellinger": r"Hellinger distance $h(p_{\hat G}, p_{G_*})$", "voronoi": r"Voronoi loss $D(\hat G, G_*)$",

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_sim.rates.verdicts import judge_claim
+from moe_sim.rates.verdicts import Replicates, judge_claim
 from moe_sim.study.schema import Claim
 
 SIZES = np.geomspace(1e3, 1e7, 5)  # four decades, as in the registry
@@ -91,7 +91,7 @@ def calibrate(studies: int = 2000, seed: int = 0, only: Collection[str] | None =
         rng = np.random.default_rng([seed, index])
         verdicts, covered = Counter[str](), 0
         for _ in range(studies):
-            found = judge_claim("calibration", law.claim, "data", "mean", SIZES.tolist(), *_synthetic(law, rng))
+            found = judge_claim("calibration", law.claim, "data", _synthetic(law, rng))
             verdicts[found.verdict] += 1
             if law.slope is not None and found.interval is not None:
                 covered += found.interval[0] <= law.slope <= found.interval[1]
@@ -108,8 +108,8 @@ def _error(share: float | None, count: int) -> float | None:
     return None if share is None else float(np.sqrt(share * (1 - share) / count))
 
 
-def _synthetic(law: LossLaw, rng: np.random.Generator):
-    """Losses, worst near-minimisers and certificates of one study, an array a size."""
+def _synthetic(law: LossLaw, rng: np.random.Generator) -> Replicates:
+    """Those of one study."""
     loss, near, certificate = [], [], []
     for n in SIZES:
         if law.noise == "heavy":
@@ -121,4 +121,4 @@ def _synthetic(law: LossLaw, rng: np.random.Generator):
         loss.append(np.where(failed, 1.0, values))
         near.append(loss[-1] if law.near is None else law.near(n) * factor)
         certificate.append(np.where(failed, "above_truth", "certified").astype(object))
-    return loss, near, certificate
+    return Replicates(SIZES.tolist(), loss, near, certificate)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from moe_sim.rates.controls import compare_control, objective_gaps
-from moe_sim.rates.verdicts import Verdict, judge_claim
+from moe_sim.rates.verdicts import Replicates, Verdict, judge_claim
 from moe_sim.study.schema import UNFITTED, Claim
 
-FULL = 0.99  # part of its ceiling from which a Voronoi loss says nothing any more
+CEILING_SHARE = 0.99  # part of its ceiling from which a Voronoi loss says nothing any more
 
 
 def judge(results) -> list[Verdict]:
@@ -38,9 +38,9 @@ def _judge(results, claim: Claim) -> Verdict:
     full = None
     if loss.kind != "function" and loss.gauge is not None:
         ceilings = [results.ceiling(n) for n in sizes]
-        full = [values >= FULL * c for values, c in zip(column("loss:voronoi"), ceilings, strict=True)]
-    return judge_claim(
-        study.name, claim, study.problem.options.start, loss.aggregate, sizes, column(f"loss:{claim.loss}"),
-        column(f"near:{claim.loss}"), column("certificate"), results.evidence.get(claim.loss),
-        full,
-    )  # fmt: skip
+        full = [values >= CEILING_SHARE * c for values, c in zip(column("loss:voronoi"), ceilings, strict=True)]
+    replicates = Replicates(
+        sizes, column(f"loss:{claim.loss}"), column(f"near:{claim.loss}"), column("certificate"), full, loss.aggregate
+    )
+    start = study.problem.options.start
+    return judge_claim(study.name, claim, start, replicates, results.evidence.get(claim.loss))

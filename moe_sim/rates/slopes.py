@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from scipy.special import chdtrc, ndtri
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 BENT = 0.01  # p-value of the straight line below which its interval is widened
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A weighted least-squares slope of log loss on log n, and its interval at ``LEVEL``.
+    """A weighted least-squares slope of log loss on log n, and its interval at ``CONFIDENCE_LEVEL``.
 
     lack_of_fit: p-value of the straight line (chi-square, Monte Carlo errors taken as known); 1 for two sizes.
     """
@@ -70,7 +70,7 @@ def fit_slope(n, mean, mcse, log_shape=None) -> Slope:
     centred = x - np.average(x, weights=weight)
     information = np.sum(weight * centred**2)
     slope = float(np.sum(weight * centred * y) / information)
-    half = float(ndtri((1 + LEVEL) / 2) / np.sqrt(information))
+    half = float(ndtri((1 + CONFIDENCE_LEVEL) / 2) / np.sqrt(information))
     residual = y - np.average(y, weights=weight) - slope * centred
     square = float(np.sum((residual / error) ** 2))
     lack = float(chdtrc(len(x) - 2, square)) if len(x) > 2 else 1.0
@@ -99,4 +99,4 @@ def half_width_with(n, mean, mcse, more: int) -> float:
     x, error = np.log(np.asarray(n, float)), np.asarray(mcse, float) / np.asarray(mean, float)
     x = np.append(x, x[-1] + (x[-1] - x[-2]) * np.arange(1, more + 1))
     weight = 1 / np.append(error, np.full(more, error[-1])) ** 2
-    return float(ndtri((1 + LEVEL) / 2) / np.sqrt(np.sum(weight * (x - np.average(x, weights=weight)) ** 2)))
+    return float(ndtri((1 + CONFIDENCE_LEVEL) / 2) / np.sqrt(np.sum(weight * (x - np.average(x, weights=weight)) ** 2)))

@@ -128,71 +128,101 @@ def _compare(claim: Claim, excess: Slope) -> str:
     return "undecided"
 
 
-def judge_claim(
-    study: str, claim: Claim, start: str, aggregate: str, sizes, loss, near, certificate, evidence=None, full=None
-):  # fmt: skip
-    """The ``Verdict`` on one claim from replicates.
+@dataclass(frozen=True)
+class Replicates:
+    """What replicates say of one loss. One entry a size, arrays (R_n,): the loss of the best fit, that of the worst
+    near-minimiser, and names of certificates.
 
-    sizes: those of the study. loss, near, certificate: one array (R_n,) a size, of the loss of the best fit,
-    of the worst near-minimiser, and of certificate names. evidence: of a lower-bound claim (``theory``).
-    full: one boolean array (R_n,) a size, whether the Voronoi loss is at its ceiling, if it has one: no cell and no
-    translation means anything there. With more than 5% of those the sizes are too small to show a rate of the
-    parameters, fast or slow, and the verdict is undecided.
+    full: whether the Voronoi loss is at its ceiling, if it has one. aggregate: ``mean`` or ``rms``.
+    """
+
+    sizes: list[float]
+    loss: list[np.ndarray]
+    near: list[np.ndarray]
+    certificate: list[np.ndarray]
+    full: list[np.ndarray] | None = None
+    aggregate: str = "mean"
+
+    def within(self, window: tuple[float, float]) -> Replicates:
+        """Those of the sizes in a window."""
+        inside = [k for k, n in enumerate(self.sizes) if window[0] <= n <= window[1]]
+        sizes, loss, near, certificate = (
+            [v[k] for k in inside] for v in (self.sizes, self.loss, self.near, self.certificate)
+        )
+        full = None if self.full is None else [self.full[k] for k in inside]
+        return Replicates(sizes, loss, near, certificate, full, self.aggregate)
+
+    def imputed(self, reduce) -> list[np.ndarray]:
+        """Losses with all that are not certified set to the ``reduce`` of the certified ones of their size."""
+        pairs = zip(self.loss, self.certificate, strict=True)
+        return [_impute(values, names == "certified", reduce) for values, names in pairs]
+
+    @property
+    def least(self) -> int:
+        """Replicates at the size that has fewest."""
+        return min((len(v) for v in self.loss), default=0)
+
+    @property
+    def saturated(self) -> float:
+        """The share of Voronoi losses at their ceiling."""
+        return float(np.mean(np.concatenate(self.full))) if self.full else 0.0
+
+
+def judge_claim(study: str, claim: Claim, start: str, replicates: Replicates, evidence=None) -> Verdict:
+    """The ``Verdict`` on one claim from replicates; evidence: of a lower-bound claim (``theory``).
+
+    Where more than 5% of the losses are at their ceiling, no cell and no translation means anything: the sizes are too
+    small to show a rate of the parameters, fast or slow, and the verdict is undecided.
     An uncertified replicate keeps its value in the mean; the verdict must also hold when all of them are set
     to the least, and to the largest, certified loss of their size. It must hold for the near-minimisers too:
     a fit that no sample can tell from the best one is as good an estimate.
     """
-    inside = [k for k, n in enumerate(sizes) if claim.window[0] <= n <= claim.window[1]]
-    sizes, loss, near, certificate = ([v[k] for k in inside] for v in (sizes, loss, near, certificate))
-    good = [c == "certified" for c in certificate]
-
-    def imputed(reduce):
-        return [_impute(values, ok, reduce) for values, ok in zip(loss, good, strict=True)]
-
-    main = _read(claim, sizes, loss, aggregate)
-    worst_near = _read(claim, sizes, near, aggregate)
+    inside = replicates.within(claim.window)
+    sizes, aggregate = inside.sizes, inside.aggregate
+    main, near = (_read(claim, sizes, columns, aggregate) for columns in (inside.loss, inside.near))
     # Imputed values are extremes: they have a slope to be compared, but no shape to be judged.
-    low, high = (_read(claim, sizes, imputed(f), aggregate, shape=False) for f in (np.nanmin, np.nanmax))
-    counts = Counter(np.concatenate(certificate).tolist()) if sizes else Counter()
+    extremes = {"best": np.nanmin, "worst": np.nanmax}
+    imputed = {name: _read(claim, sizes, inside.imputed(f), aggregate, shape=False) for name, f in extremes.items()}
+    counts = Counter(np.concatenate(inside.certificate).tolist()) if sizes else Counter()
     requested = sum(counts.values())
     certified = counts.pop("certified", 0)
-    imputations = {"best": low, "worst": high} if certified < requested else {}
-    verdict, reason = _combine(claim, main, worst_near, imputations, evidence, len(sizes))
-    replicates = min((len(v) for v in loss), default=0)
+    imputations = imputed if certified < requested else {}
+    verdict, reason = _combine(claim, main, near, imputations, evidence, len(sizes))
     hopeful = verdict == "undecided" and all(r.verdict == "supported" for r in imputations.values())
-    more, further = _needed(claim, [main, worst_near], replicates) if hopeful else (None, None)
-    saturated = float(np.mean(np.concatenate([full[k] for k in inside]))) if full is not None and inside else 0.0
-    if saturated > SATURATED and claim.kind != "lower":
+    more, further = _needed(claim, [main, near], inside.least) if hopeful else (None, None)
+    if inside.saturated > SATURATED and claim.kind != "lower":
         verdict, more, further = "undecided", None, None
         reason = (
-            f"{saturated:.0%} of the Voronoi losses are at their ceiling, where all translations of the gates tie: "
-            "the sizes are too small to show a rate of the parameters"
+            f"{inside.saturated:.0%} of the Voronoi losses are at their ceiling, where all translations of the gates "
+            "tie: the sizes are too small to show a rate of the parameters"
         )
-    wishes = [] if more is None else [f"{more:,} replicates a size"]
-    wishes += [] if further is None else [f"sizes up to {further:.2g}, in the claim's window too,"]
-    if wishes:
-        reason += f"; {' or '.join(wishes)} would decide, if the slopes stayed where they are"
     points = [np.asarray(v, float)[main.places] for v in (sizes, main.mean, main.mcse)]
     return Verdict(
         claim=study, loss=claim.loss, kind=claim.kind, exponent=claim.exponent, log_power=claim.log_power,
-        margin=claim.tolerance, verdict=verdict, reason=reason, start=start, aggregate=aggregate,
-        sizes=[float(n) for n in sizes], mean=main.mean, mcse=main.mcse,
-        replicates=replicates,
-        without_value=int(sum(np.sum(~np.isfinite(v)) for v in loss)),
+        margin=claim.tolerance, verdict=verdict, reason=reason + _wishes(more, further), start=start,
+        aggregate=aggregate, sizes=[float(n) for n in sizes], mean=main.mean, mcse=main.mcse, replicates=inside.least,
+        without_value=int(sum(np.sum(~np.isfinite(v)) for v in inside.loss)),
         requested=requested, certified=certified / requested if requested else 0.0, uncertified=dict(counts),
-        slope=main.slope.slope if main.slope else None, interval=main.slope.interval if main.slope else None,
-        lack_of_fit=main.slope.lack_of_fit if main.slope else None,
+        **_sloped(main), lack_of_fit=main.slope.lack_of_fit if main.slope else None,
         excess=main.excess.to_json() if main.excess else None, tail=_tail(main),
         local_slopes=local_slopes(*points), dropping=dropping(*points),
-        near_minimiser={
-            "mean": worst_near.mean, "mcse": worst_near.mcse, "verdict": worst_near.verdict,
-            "slope": worst_near.slope.slope if worst_near.slope else None,
-            "interval": worst_near.slope.interval if worst_near.slope else None,
-        },
-        saturated=saturated,
-        imputed={"best": low.verdict, "worst": high.verdict},
+        near_minimiser={"mean": near.mean, "mcse": near.mcse, "verdict": near.verdict, **_sloped(near)},
+        saturated=inside.saturated, imputed={name: r.verdict for name, r in imputed.items()},
         replicates_needed=more, sizes_needed=further, evidence=evidence, controls=[], warnings=[],
     )  # fmt: skip
+
+
+def _sloped(reading: _Reading) -> dict[str, Any]:
+    """The slope of a reading and its interval, None where there is none."""
+    slope = reading.slope
+    return {"slope": slope.slope if slope else None, "interval": slope.interval if slope else None}
+
+
+def _wishes(more: int | None, further: float | None) -> str:
+    """What would decide, as the end of a reason."""
+    wishes = [] if more is None else [f"{more:,} replicates a size"]
+    wishes += [] if further is None else [f"sizes up to {further:.2g}, in the claim's window too,"]
+    return f"; {' or '.join(wishes)} would decide, if the slopes stayed where they are" if wishes else ""
 
 
 def _impute(values, good, reduce):

@@ -20,7 +20,7 @@ POINTS = 16  # of the law
 DRAWS = 2000  # of (x, y)
 NEAR = 1.5  # random free coordinates lie so far about the middle of their bounds, at most
 BATCH = 8  # parameters that are evaluated at once
-SAME = 1e-9  # relative difference of values that are the same
+SAME_VALUE = 1e-9  # relative difference of values that are the same
 
 
 def value_of(model: Model, params: Parameters, x, y) -> Any:
@@ -151,7 +151,7 @@ def gap(one: np.ndarray, other: np.ndarray) -> float:
         apart = np.where(one == other, 0.0, np.abs(one - other))
     apart = np.where(np.isfinite(apart), apart, np.inf) / np.maximum(1.0, np.abs(np.nan_to_num(one)))
     largest = float(np.max(apart, initial=0.0))
-    return largest if largest > SAME else 0.0
+    return largest if largest > SAME_VALUE else 0.0
 
 
 def spots(names: dict[str, np.ndarray]) -> list[str]:

@@ -13,7 +13,7 @@ from moe_sim.losses.voronoi import Loss, evaluate, loss_of
 from moe_sim.models.base import Model, ModelError, Parameters
 from moe_sim.models.domains import GATE, SIMPLEX
 from moe_sim.testing.asking import asked, called
-from moe_sim.testing.probe import SAME, Probe, gap
+from moe_sim.testing.probe import SAME_VALUE, Probe, gap
 from moe_sim.theory.search import owners, ways
 
 WAYS = 8  # of putting atoms on true ones, at most
@@ -145,7 +145,7 @@ def check_copies(probe: Probe) -> int:
                 "the same function, and divisible say which atoms may be split (divide_mass = None: none)"
             )
         apart = _distance(model, copy, truth)
-        if apart > SAME:
+        if apart > SAME_VALUE:
             raise ModelError(
                 f"{called(model, 'measure')} has a Voronoi loss of {apart:.2g} when {_split(way)}: let log_weight and "
                 "divide_mass agree, so that the split masses add up to the one before"

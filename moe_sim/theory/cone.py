@@ -32,7 +32,7 @@ from moe_sim.solvers.trust_region import trust_region
 from moe_sim.theory.influence import influences, places
 
 DEPENDENT = 1e-8  # singular value, relative to the largest, below which columns of unit length are dependent
-SAME = 1e-9  # half squared distances this close are the same: M = 0 fits as well in every cell
+SAME_DISTANCE = 1e-9  # half squared distances this close are the same: M = 0 fits as well in every cell
 _CANDIDATES, _STARTS = 256, 4  # directions of M tried for each draw, and the best of them that are followed
 _BOX = 1e4  # of sqrt(n)^(1/2) times an offset: no bound, but the solver asks for one
 
@@ -102,13 +102,13 @@ class Cone:
         v, half = v.reshape(draws, ways, self.spare, self.q), half.reshape(draws, ways)
         # The apex is in every cone; exactly 0, so that coinciding atoms coincide.
         apex = 0.5 * np.sum(z2**2, axis=1)[:, None]
-        v = np.where((half > apex - SAME)[..., None, None], 0.0, v)
+        v = np.where((half > apex - SAME_DISTANCE)[..., None, None], 0.0, v)
         half = np.minimum(half, apex)
         moments = np.asarray(jax.vmap(jax.vmap(self._moments, (0, 0)), (0, None))(v, owner))  # (D, C, p2)
         coefficients = (z1[:, None] - moments @ self._mixed.T) @ self._solve_first.T
         coefficients = coefficients.reshape(draws, ways, self.atoms, 1 + self.q)
         length = np.sqrt(np.sum(z1**2, axis=1) + 2 * np.maximum(apex[:, 0] - half.min(axis=1), 0.0))
-        nearest = half <= half.min(axis=1, keepdims=True) + SAME
+        nearest = half <= half.min(axis=1, keepdims=True) + SAME_DISTANCE
         return Projection(owner, length, nearest, coefficients[..., 0], coefficients[..., 1:], v)
 
     def _moments(self, v, owner):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 NOTHING = 1e-13  # residual that is zero to rounding
-LEVEL = 1e-9  # relative error of the loss on a level set
+LEVEL_TOLERANCE = 1e-9  # relative error of the loss on a level set
 ROUNDING = 4e-15  # absolute error of a loss: masses of order 1 are subtracted in it
 _WINDOW = 8  # iterations over which progress is judged
 GAIN = 1e-2  # part of the residual that a window must gain to go on
@@ -76,7 +76,7 @@ def least_on_level(
     correction of Transtrum and Sethna (2012, arXiv 1201.5885), since the valleys of mixtures are narrow and curved.
     """
 
-    close = LEVEL + ROUNDING / eps
+    close = LEVEL_TOLERANCE + ROUNDING / eps
 
     def level(theta):
         """log(L / eps) and its gradient."""
