@@ -53,7 +53,7 @@ def test_the_noise_of_a_replicate_has_mean_one(noise):
     """40,000 replicates: the mean within 4.5 of its errors, a false alarm in 150,000 seeds."""
     law = LossLaw("", lambda n: np.ones_like(n), laws()[0].claim, (), noise=noise)
     rng = np.random.default_rng(0)
-    values = np.concatenate([np.concatenate(calibration._synthetic(law, rng)[0]) for _ in range(40)])
+    values = np.concatenate([np.concatenate(calibration._synthetic(law, rng).loss) for _ in range(40)])
     assert np.mean(values) == pytest.approx(1.0, abs=4.5 * np.std(values) / np.sqrt(len(values)))
 
 

@@ -146,9 +146,8 @@ class Replicates:
     def within(self, window: tuple[float, float]) -> Replicates:
         """Those of the sizes in a window."""
         inside = [k for k, n in enumerate(self.sizes) if window[0] <= n <= window[1]]
-        sizes, loss, near, certificate = (
-            [v[k] for k in inside] for v in (self.sizes, self.loss, self.near, self.certificate)
-        )
+        sizes = [self.sizes[k] for k in inside]
+        loss, near, certificate = ([v[k] for k in inside] for v in (self.loss, self.near, self.certificate))
         full = None if self.full is None else [self.full[k] for k in inside]
         return Replicates(sizes, loss, near, certificate, full, self.aggregate)
 
