@@ -13,7 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import moe_sim as _  # noqa: F401  (switches JAX to x64: the NIST models need it too)
 from moe_sim.errors import InputError
+from moe_sim.fitting import measured
+from moe_sim.fitting.compiled import compiled
+from moe_sim.theory import search
 
+MOST_MEMORY = 1_700_000_000  # bytes of a process, above which it forgets what it has compiled
 MADE: set[tuple[str, int]] = set()  # file and line of every InputError that was made
 _WHOLE = pytest.StashKey[bool]()
 
@@ -65,6 +69,28 @@ def frozen():
     """The garbage collector need not look again, at every trace of JAX, through all that earlier modules left."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def bounded():
+    """Programs that earlier tests compiled are kept, as later ones share them, until they take too much memory."""
+    yield
+    if _resident() > MOST_MEMORY:
+        import jax
+
+        for kept in (compiled, measured._compiled_losses, search._compiled):
+            kept.cache_clear()
+        jax.clear_caches()
+        gc.unfreeze()
+        gc.collect()
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except OSError:
+        return 0
 
 
 @pytest.fixture

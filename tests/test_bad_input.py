@@ -26,7 +26,7 @@ INDEPENDENT = {"model__structure": "independent", "truth__prefix": GONE, "truth_
 NETWORK = {"model__structure": "shared-network"}
 GRADIENT = {"fit__estimator": "gradient"}
 NAN, INF = float("nan"), float("inf")
-FAMILIES = "gaussian-gated, prefix, prefix-mixture, softmax-gaussian"
+FAMILIES = "contaminated, gaussian-gated, moe, prefix, prefix-mixture, shared-routed, softmax-gaussian, two-level"
 MIXTURE = {"model__family": "prefix-mixture"}
 
 BAD = {

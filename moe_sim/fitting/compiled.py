@@ -94,7 +94,7 @@ class Compiled(NamedTuple):
     certify: LaneFunction
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def compiled(plan: Plan) -> Compiled:
     def improve(setting: Setting, sample, lane):
         _, points = lane

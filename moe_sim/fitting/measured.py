@@ -38,7 +38,7 @@ class LossFunction:
         return self._run, (self._of, self._target), theta[None]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _compiled_losses(losses: tuple[Loss, ...], atoms: tuple[tuple[str, int], ...] | None) -> LaneFunction:
     def one(shared, lane):
         (model, truth), target = shared

@@ -200,6 +200,8 @@ class Model(Part):
         sizes, declared = self.sizes_of(params), self.parameters()
         first = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
         atoms = np.asarray(atoms)
+        if self.has_canonical and len(np.unique(atoms)) < len(atoms):
+            params = self.canonical(params)  # whose masses are what its measure says; the function is the same
         found = {}
         for name, value in params.items():
             p = declared[name]

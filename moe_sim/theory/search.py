@@ -135,7 +135,7 @@ def objects(values: list) -> np.ndarray:
     return found
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _compiled(atoms: tuple[tuple[str, int], ...], losses: tuple[Loss, ...]) -> LaneFunction:
     """``least_on_level``; lanes: centre, offset, eps, lower, upper, hopeless, gain, which loss."""
     sizes = dict(atoms)
