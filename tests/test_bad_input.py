@@ -94,6 +94,8 @@ BAD = {
                                     model__network={"key": [[1.0]], "value": [[1.0, 2.0]]}, **NETWORK),
     "frozen that is no Frozen": Bad("model.frozen.functions = 'math:pi'", "is no moe_sim.Frozen: make it one",
                                     model__frozen={"functions": "math:pi"}),
+    "frozen that is no name": Bad("model.frozen.functions = 3", "is no moe_sim.Frozen: name one as 'file.py:name'",
+                                  model__frozen={"functions": 3}),
     "frozen of no module": Bad("model.frozen.functions = 'nowhere:frozen'", "pass 'module:name'",
                                model__frozen={"functions": "nowhere:frozen"}),
     "experts given twice": Bad("model.frozen has logit_bias and logit_matrix and output_matrix and tokens",

@@ -229,7 +229,7 @@ def _build_frozen(table: dict, dimension: int, outputs: int) -> Frozen:
     if "functions" in table:
         found = table["functions"]  # loaded already (``loading.resolved``)
         if not isinstance(found, Frozen):
-            raise InputError(f"model.frozen.functions = {found!r} is no moe_sim.Frozen: make it one")
+            raise InputError(f"model.frozen.functions = {found!r} is no moe_sim.Frozen: name one as 'file.py:name'")
         return found
     bias = array("model.frozen.logit_bias", table.get("logit_bias", []), (None,))
     count = len(bias)
