@@ -86,13 +86,13 @@ def test_eps_is_read_off_the_curve():
 def test_a_study_of_them_resumes_and_tells_its_truths(tmp_path):
     small = tiny.study(**MOVING, claim=[{"loss": "voronoi", "exponent": 0.5, "window": [1e2, 1e4]}])
     whole = ms.run(small, tmp_path / "whole")
-    truths = whole.evidence["least-favourable"]
+    truths = whole.truths
     assert set(truths) == {"100", "1000", "10000"} and len(truths["100"]["prefix"]) == 2
     part = ms.run(small.replace(sizes=[1e3]), tmp_path / "part")
     part = ms.run(small, tmp_path / "part")
     assert part.frame.equals(whole.frame)
     # Truths of sizes that a later run leaves out are kept: chunks were made with them.
-    assert set(ms.run(small.replace(sizes=[1e3]), tmp_path / "part").evidence["least-favourable"]) == set(truths)
+    assert set(ms.run(small.replace(sizes=[1e3]), tmp_path / "part").truths) == set(truths)
     # Losses are distances from the moving truth.
     p = small.problem
     for n, truth in truths.items():
@@ -105,4 +105,4 @@ def test_a_study_of_them_resumes_and_tells_its_truths(tmp_path):
         np.testing.assert_allclose(again["voronoi"], rows["loss:voronoi"], rtol=1e-9)
     # Controls meet the same truths.
     controls = ms.run_controls(whole).controls
-    assert controls and all(other.evidence["least-favourable"] == truths for other in controls.values())
+    assert controls and all(other.truths == truths for other in controls.values())

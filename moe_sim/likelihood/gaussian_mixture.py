@@ -103,38 +103,51 @@ def read(form: Form, c: Coefficients, x, y, weight) -> _Chunk:
     square = [[r[k][j] * r[k][j] * iv[k][j] for j in outputs] for k in experts]
     exponents = [logits[k] - 0.5 * _total([c.log_variance[k, j] + square[k][j] for j in outputs]) for k in experts]
     if form.frozen is not None:
-        count, known_logits, known_outputs = form.frozen
-        variance = 1.0 if form.variance is None else form.variance  # frozen experts come with a known variance
-        known = jax.vmap(known_logits, out_axes=1)(x)
-        gap = y.T[None] - jax.vmap(known_outputs, out_axes=2)(x)
-        logits += [known[k] for k in range(count)]
-        closeness = -0.5 * jnp.sum(gap**2, axis=1) / variance - 0.5 * form.outputs * jnp.log(variance)
-        exponents += [known[k] + closeness[k] for k in range(count)]
+        known, closeness = _frozen(form, x, y)
+        logits += known
+        exponents += closeness
 
     # Largest exponents are taken out, so that nothing overflows and the ratios below stay near 1.
     top = _largest(exponents)
     part = [jnp.exp(e - top) for e in exponents]
     density = _total(part)
-    if form.joint:
-        ratio, base = density, top
-        gate = None
-    else:
-        highest = _largest(logits)
-        gate = [jnp.exp(logit - highest) for logit in logits]
-        normaliser = _total(gate)
-        ratio, base = density / normaliser, top - highest
-    # Logarithms are dear and each ratio lies within [1/K, K]: one logarithm for the product of a few.
-    ratio = jnp.where(weight > 0, ratio, 1.0)
-    group = _GROUP if len(weight) % _GROUP == 0 else 1
-    loglik = jnp.sum(jnp.log(jnp.prod(ratio.reshape(group, -1), axis=0))) + jnp.sum(weight * base)
-    loglik = loglik - 0.5 * LOG_2PI * form.outputs * jnp.sum(weight)
-
+    gate, normaliser = _gates(form, logits)
+    ratio, base = (density, top) if gate is None else (density / normaliser, top - _largest(logits))
     scale = weight / density
     tau = [part[k] * scale for k in experts]
     w = [] if gate is None else [gate[k] * (weight / normaliser) for k in range(form.gates)]
     slope = [[tau[k] * r[k][j] * iv[k][j] for j in outputs] for k in experts]
     spread = [[0.5 * tau[k] * (square[k][j] - 1.0) for j in outputs] for k in experts]
-    return _Chunk(loglik, w, tau, slope, spread, r, iv, rows, weight)
+    return _Chunk(_loglik(form, ratio, base, weight), w, tau, slope, spread, r, iv, rows, weight)
+
+
+def _frozen(form: Form, x, y) -> tuple[list[Any], list[Any]]:
+    """Logits of the frozen experts, and their exponents: logit plus log-density, rows (B,). Their variance is known."""
+    assert form.frozen is not None
+    count, known_logits, known_outputs = form.frozen
+    variance = 1.0 if form.variance is None else form.variance
+    known = jax.vmap(known_logits, out_axes=1)(x)
+    gap = y.T[None] - jax.vmap(known_outputs, out_axes=2)(x)
+    closeness = -0.5 * jnp.sum(gap**2, axis=1) / variance - 0.5 * form.outputs * jnp.log(variance)
+    return [known[k] for k in range(count)], [known[k] + closeness[k] for k in range(count)]
+
+
+def _gates(form: Form, logits: list[Any]) -> tuple[list[Any] | None, Any]:
+    """Unnormalised gates, the largest 1, and their sum; None of joint densities, which do not normalise them."""
+    if form.joint:
+        return None, None
+    highest = _largest(logits)
+    gate = [jnp.exp(logit - highest) for logit in logits]
+    return gate, _total(gate)
+
+
+def _loglik(form: Form, ratio, base, weight):
+    """Sum of log(ratio) + base over the rows, with the constant. Logarithms are dear and each ratio lies within
+    [1/K, K]: one logarithm for the product of a few."""
+    ratio = jnp.where(weight > 0, ratio, 1.0)
+    group = _GROUP if len(weight) % _GROUP == 0 else 1
+    loglik = jnp.sum(jnp.log(jnp.prod(ratio.reshape(group, -1), axis=0))) + jnp.sum(weight * base)
+    return loglik - 0.5 * LOG_2PI * form.outputs * jnp.sum(weight)
 
 
 def _scores(form: Form, chunk: _Chunk) -> list[Any]:

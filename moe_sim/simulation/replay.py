@@ -56,7 +56,7 @@ def replay(results: Results, size: float, replicate: int) -> Replay:
         raise InputError(
             f"replicate {replicate} of size {n:g} has not been computed yet: run the study to its end first"
         )
-    frame, fits = fit_chunk(results.study, n, np.array([replicate]), results.evidence)
+    frame, fits = fit_chunk(results, n, np.array([replicate]))
     row, before = frame.iloc[0], kept.iloc[0]
     differs = [str(name) for name in frame.columns if not _same(row[str(name)], before[str(name)])]
     solution = fits.lanes.solution

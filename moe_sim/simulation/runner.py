@@ -38,23 +38,26 @@ from moe_sim.theory.least_favourable import least_favourable
 from moe_sim.theory.two_point import two_point
 
 REPLICATES_PER_CHUNK = 100
+Truths = dict[str, Any]  # parameters (lists) by size (strings), where the truth moves; empty where it does not
 _Chunks = Generator[tuple[int, np.ndarray, pd.DataFrame], None, None]
 
 
 @dataclass
 class Results:
-    """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; folder: where it is kept;
+    """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; truths: those of each size (a
+    string, as in JSON), where they move (``least_favourable``), their arrays as lists; folder: where it is kept;
     controls: results of the controls that have been run, by name (``controls.CONTROLS``)."""
 
     study: Study
     frame: pd.DataFrame
     evidence: dict[str, Any]
+    truths: Truths = field(default_factory=dict)
     folder: Path | None = None
     controls: dict[str, Results] = field(default_factory=dict)
 
     def truth(self, n: float) -> Parameters:
         """The truth that samples of size n come from, and that their losses are distances from."""
-        return truth_of(self.study, n, self.evidence)
+        return truth_of(self.study, n, self.truths)
 
     def ceiling(self, n: float) -> float | None:
         """``Study.ceiling`` of the truth of this size; of a model that is not loaded as the folder remembers it."""
@@ -79,13 +82,13 @@ def run(
     return _run(study, out, progress, client, {})
 
 
-def _run(study: Study, out, progress, client, truths: dict[str, Any]) -> Results:
-    """``run``, where the truth of each size is known already (``least-favourable`` of the evidence)."""
+def _run(study: Study, out, progress, client, truths: Truths) -> Results:
+    """``run``, where the truths of the sizes are known already."""
     if out is None:
         frames: list[pd.DataFrame] = []
-        evidence = _fill(study, None, progress, client, truths, lambda n, first, frame: frames.append(frame))
+        evidence, truths = _fill(study, None, progress, client, truths, lambda n, first, frame: frames.append(frame))
         frame = pd.concat(frames, ignore_index=True).sort_values(["n", "replicate"], ignore_index=True)
-        return Results(study, frame, evidence)
+        return Results(study, frame, evidence, truths)
     folder = RunFolder(out)
     source = kept_source(study)
     folder.check(study.tables, source)
@@ -102,25 +105,27 @@ def kept_source(study: Study) -> dict[str, str]:
     return dict(study.outside.sources.texts)
 
 
-def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep: Callable) -> dict[str, Any]:
-    """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; gives the evidence."""
+def _fill(
+    study: Study, folder: RunFolder | None, progress, client, truths: Truths, keep: Callable
+) -> tuple[dict[str, Any], Truths]:
+    """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; evidence and truths."""
     problem = study.problem
     given = _machine(problem, problem.truth)
     lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]
-    evidence: dict[str, Any] = two_point(
+    evidence = two_point(
         problem.model, problem.truth, problem.law, problem.options, lower, given.fitter.flatten, given.fitter.unflatten
-    )  # fmt: skip
+    )
     kept = {n: folder.kept(n) if folder else set() for n in problem.sizes}
     todo = [(n, index) for n in problem.sizes for index in _missing(problem.replicates, kept[n])]
     if problem.least_favourable is not None:
-        evidence["least-favourable"] = _moving(problem, truths or _kept_truths(folder))
+        truths = _moving(problem, truths or (folder.evidence()[1] if folder is not None else {}))
     if folder is not None:
-        folder.write_json("evidence.json", evidence)
+        folder.write_evidence(evidence, truths)
         if study.is_outside:
-            folder.write_json("model.json", _facts(study, evidence))
+            folder.write_json("model.json", _facts(study, truths))
     if not todo:
-        return evidence
-    done = _here(study, given, todo, evidence) if client is None else _there(study, client, todo, evidence)
+        return evidence, truths
+    done = _here(study, given, todo, truths) if client is None else _there(study, client, todo, truths)
     tally = None
     if progress is not None:
         tally = Tally(study, folder.read()[1] if folder is not None and any(kept.values()) else None)
@@ -129,23 +134,22 @@ def _fill(study: Study, folder: RunFolder | None, progress, client, truths, keep
             keep(n, int(index[0]), frame)
             if tally is not None and progress is not None:
                 progress(tally.add(n, frame))
-    return evidence
+    return evidence, truths
 
 
-def _facts(study: Study, evidence: dict[str, Any]) -> dict[str, Any]:
+def _facts(study: Study, truths: Truths) -> dict[str, Any]:
     """What judging and drawing ask of a model from outside, so that they need not run it."""
-    truths = {"given": study.problem.truth}
-    if "least-favourable" in evidence:
-        truths |= {str(n): truth_of(study, n, evidence) for n in study.problem.sizes}
-    return study.facts() | {"ceilings": {size: study.ceiling(truth) for size, truth in truths.items()}}
+    asked = {"given": study.problem.truth}
+    if truths:
+        asked |= {str(n): truth_of(study, n, truths) for n in study.problem.sizes}
+    return study.facts() | {"ceilings": {size: study.ceiling(truth) for size, truth in asked.items()}}
 
 
-def _here(study: Study, given: _Machine, todo, evidence) -> _Chunks:
+def _here(study: Study, given: _Machine, todo, truths: Truths) -> _Chunks:
     """Compute chunks on this machine's devices; what one starts from is made while they compute the one before."""
-    moves = study.problem.least_favourable is not None
-    at = lru_cache(maxsize=1)(lambda n: _machine(study.problem, truth_of(study, n, evidence)))
+    at = lru_cache(maxsize=1)(lambda n: _machine(study.problem, truth_of(study, n, truths)))
     ready = None
-    for begun in _ahead(lambda n, index: _begin(study, at(n) if moves else given, n, index), todo):
+    for begun in _ahead(lambda n, index: _begin(study, at(n) if truths else given, n, index), todo):
         if begun.machine is not ready:
             ready = begun.machine
             jobs = ready.fitter.jobs(begun.samples)
@@ -163,22 +167,19 @@ def _ahead(function: Callable, tasks: list[tuple]) -> Iterator:
         yield coming.result()
 
 
-def _there(study: Study, client, todo, evidence) -> _Chunks:
+def _there(study: Study, client, todo, truths: Truths) -> _Chunks:
     """Compute chunks on a cluster: a worker gets the study as text and, where the truth moves, that of the size."""
-    moving = evidence.get("least-favourable")
-    truths = {
-        n: json.dumps({"least-favourable": {str(n): moving[str(n)]}} if moving else {}) for n in study.problem.sizes
-    }
+    sent = {n: json.dumps({str(n): truths[str(n)]} if truths else {}) for n in study.problem.sizes}
     text, versions, source = study.to_toml(), platform_facts()["versions"], json.dumps(kept_source(study))
-    tasks = [(text, n, index, truths[n], versions, source) for n, index in todo]
+    tasks = [(text, n, index, sent[n], versions, source) for n, index in todo]
     for (_, n, index, *_), frame in compute(client, on_worker, tasks):
         yield n, index, frame
 
 
 def on_worker(
-    text: str, n: int, index: np.ndarray, evidence: str, versions: dict[str, str], source: str = "{}"
+    text: str, n: int, index: np.ndarray, truths: str, versions: dict[str, str], source: str = "{}"
 ) -> pd.DataFrame:
-    """A chunk, where a worker of a cluster computes it; source: texts of the model's files, as JSON. Raises
+    """A chunk, where a worker of a cluster computes it; truths, source (texts of the model's files): as JSON. Raises
     ``InputError`` where its packages are others."""
     here = platform_facts()["versions"]
     other = [name for name, version in versions.items() if here[name] != version]
@@ -189,29 +190,24 @@ def on_worker(
             "differ in their last bits"
         )
     with blamed():  # where tracebacks go no further than the worker
-        study, machine = _kept_machine(text, evidence, n if "least-favourable" in evidence else 0, source)
+        study, machine = _kept_machine(text, truths, n if json.loads(truths) else 0, source)
         return _finish(_begin(study, machine, n, index))[0]
 
 
 @lru_cache(maxsize=4)
-def _kept_machine(text: str, evidence: str, n: int, source: str) -> tuple[Study, _Machine]:
+def _kept_machine(text: str, truths: str, n: int, source: str) -> tuple[Study, _Machine]:
     """What a worker compiles once for a study; n: the size whose truth it is, 0 where it does not move."""
     study = Study(outside=Outside(Sources(json.loads(source)), checked=True), **tomllib.loads(text))
-    return study, _machine(study.problem, truth_of(study, n, json.loads(evidence)))
+    return study, _machine(study.problem, truth_of(study, n, json.loads(truths)))
 
 
-def truth_of(study: Study, n: float, evidence: dict[str, Any]) -> Parameters:
-    """The given truth, or that of this size where the evidence says that it moves."""
-    moving = evidence.get("least-favourable")
-    return {k: np.asarray(v) for k, v in moving[str(int(n))].items()} if moving else study.problem.truth
+def truth_of(study: Study, n: float, truths: Truths) -> Parameters:
+    """The given truth, or that of this size where it moves."""
+    return {k: np.asarray(v) for k, v in truths[str(int(n))].items()} if truths else study.problem.truth
 
 
-def _kept_truths(folder: RunFolder | None) -> dict[str, Any]:
-    return folder.read_json("evidence.json").get("least-favourable", {}) if folder is not None else {}
-
-
-def _moving(problem: Problem, known: dict[str, Any]) -> dict[str, Any]:
-    """Parameters (lists) by size (strings, as in JSON), where the truth moves: the known ones, and what is missing."""
+def _moving(problem: Problem, known: Truths) -> Truths:
+    """The truths of all sizes: the known ones, and what is missing of them."""
     assert problem.least_favourable is not None
     missing = [n for n in problem.sizes if str(n) not in known]
     if not missing:
@@ -238,10 +234,9 @@ def _machine(problem: Problem, truth: Parameters) -> _Machine:
 
 def run_controls(results: Results, progress: Callable[[Progress], None] | None = None, client: Any = None) -> Results:
     """Run the controls of a finished run (or what its folder lacks of them): the same results, with ``controls``."""
-    truths = results.evidence.get("least-favourable", {})
     for name in names(results.study):
         folder = None if results.folder is None else results.folder / "controls" / name
-        results.controls[name] = _run(control(results.study, name), folder, progress, client, truths)
+        results.controls[name] = _run(control(results.study, name), folder, progress, client, results.truths)
     return results
 
 
@@ -256,14 +251,14 @@ def load_results(path: str | Path, trust_model: bool = False) -> Results:
 
 
 def _read(folder: RunFolder, study_of: Callable[[str], Study], trust_model: bool = False) -> Results:
-    text, frame, evidence = folder.read()
+    text, frame = folder.read()
     study = study_of(text)
     wanted = frame["n"].isin(study.problem.sizes) & (frame["replicate"] < study.problem.replicates)
     frame = frame[wanted].reset_index(drop=True)
     folders = {name: folder.path / "controls" / name for name in CONTROLS}
     begun = {name: at for name, at in folders.items() if any(at.glob("chunks/*.parquet"))}
     controls = {name: load_results(at, trust_model) for name, at in begun.items()}
-    return Results(study, frame, evidence, folder.path, controls)
+    return Results(study, frame, *folder.evidence(), folder.path, controls)
 
 
 def _study_of(folder: RunFolder, tables: dict[str, Any], trust_model: bool) -> Study:
@@ -307,9 +302,10 @@ def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
     return samples_at(samples, fill)
 
 
-def fit_chunk(study: Study, n: int, index: np.ndarray, evidence: dict[str, Any]) -> tuple[pd.DataFrame, Fits]:
-    """Replicates ``index`` of size n as ``run`` computes them, one row each, and their fits."""
-    return _finish(_begin(study, _machine(study.problem, truth_of(study, n, evidence)), n, index))
+def fit_chunk(results: Results, n: int, index: np.ndarray) -> tuple[pd.DataFrame, Fits]:
+    """Replicates ``index`` of size n as ``run`` computed them, one row each, and their fits."""
+    study = results.study
+    return _finish(_begin(study, _machine(study.problem, results.truth(n)), n, index))
 
 
 class _Begun(NamedTuple):

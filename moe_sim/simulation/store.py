@@ -37,6 +37,7 @@ from moe_sim.models.sources import difference
 
 SCHEMA = 1
 _LOCK = ".lock"
+_TRUTHS = "least-favourable"  # where the truths of the sizes stand in evidence.json, beside the losses
 _HALVES = (".study.toml", ".provenance.json", ".evidence.json", ".model.json")
 _NO_SOURCE: Mapping[str, str] = {}
 _CHUNK = re.compile(r"n(\d+)-r(\d+)-(\d+)-[0-9a-f]{16}\.parquet")
@@ -142,7 +143,7 @@ class RunFolder:
         self._write(f"chunks/{name}", lambda p: p.write_bytes(content))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Keep what else belongs to the study: evidence, moduli, constants."""
+        """Keep what else belongs to the study: moduli, constants, facts of its model."""
         self._write(name, lambda p: p.write_text(json.dumps(content, indent=1)))
 
     def kept(self, n: int) -> set[int]:
@@ -151,8 +152,17 @@ class RunFolder:
         found = [tuple(int(g) for g in m.groups()) for m in chunks if m]
         return {index for size, first, last in found if size == n for index in range(first, last)}
 
-    def read(self) -> tuple[str, pd.DataFrame, dict[str, Any]]:
-        """Study TOML, one row a replicate, evidence."""
+    def write_evidence(self, evidence: dict[str, Any], truths: dict[str, Any]) -> None:
+        """Keep the evidence by loss and, where the truth moves, the truths by size, in one file."""
+        self.write_json("evidence.json", evidence | ({_TRUTHS: truths} if truths else {}))
+
+    def evidence(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Evidence by loss, and truths by size (none where the truth does not move)."""
+        evidence = self.read_json("evidence.json")
+        return evidence, evidence.pop(_TRUTHS, {})
+
+    def read(self) -> tuple[str, pd.DataFrame]:
+        """Study TOML, one row a replicate."""
         text, _ = self._study()
         try:
             provenance = self.read_json("provenance.json")
@@ -165,7 +175,7 @@ class RunFolder:
             raise InputError(f"{self.path} has no results yet: run the study first")
         frame = pd.concat([self._frame(f) for f in files], ignore_index=True)
         frame = frame.sort_values(["n", "replicate"], ignore_index=True)
-        return text, frame, self.read_json("evidence.json")
+        return text, frame
 
     def _check_schema(self, provenance: dict[str, Any]) -> None:
         schema = provenance.get("schema", SCHEMA)

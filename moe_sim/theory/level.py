@@ -7,7 +7,8 @@ eps^4 or eps^6, and squares of that are below rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,36 +64,44 @@ class _Linear(NamedTuple):
         return first - vt.T @ (inverse * (u.T @ (rest + self.factor @ first)))
 
 
-def least_on_level(
-    residuals: Callable, jacobian: Callable, loss: Callable, centre, offset, eps, lower, upper, hopeless=jnp.inf,
-    gain=GAIN, iterations=300,
-) -> Point:  # fmt: skip
-    """The ``Point`` found from centre + s offset, s such that it lies on the level set. Pure JAX.
+@dataclass(frozen=True)
+class _Problem:
+    """Residuals (M,), their Jacobian (M, P) and the loss, functions of theta (P,); eps and the box."""
 
-    residuals(theta) (M,), jacobian(theta) (M, P), loss(theta) a positive scalar; centre, offset, lower, upper (P,).
-    hopeless: a residual so large after a window of iterations is given up, and so is one that gains less than the part
-    ``gain`` in a window.
-    Levenberg-Marquardt steps on the linearised level set (Nocedal and Wright 2006, chapter 18), with the second order
-    correction of Transtrum and Sethna (2012, arXiv 1201.5885), since the valleys of mixtures are narrow and curved.
-    """
+    residuals: Callable
+    jacobian: Callable
+    loss: Callable
+    eps: Any
+    lower: Any
+    upper: Any
 
-    close = LEVEL_TOLERANCE + ROUNDING / eps
+    @property
+    def close(self):
+        """|log(L / eps)| that counts as on the level set."""
+        return LEVEL_TOLERANCE + ROUNDING / self.eps
 
-    def level(theta):
+    def level(self, theta):
         """log(L / eps) and its gradient."""
-        value = lambda t: (jnp.log(loss(t) / eps),) * 2  # noqa: E731
+        value = lambda t: (jnp.log(self.loss(t) / self.eps),) * 2  # noqa: E731
         return jax.jacfwd(value, has_aux=True)(theta)[::-1]
 
-    def linear(s: _State) -> _Linear:
+    def linear(self, s: _State) -> _Linear:
         scale = jnp.linalg.norm(s.jacobian, axis=0)
         scale = jnp.maximum(scale, 1e-8 * jnp.max(scale))
         pull, h = (s.r @ s.jacobian) / scale, s.g / scale
         slope = pull - (pull @ h / (h @ h)) * h
-        held = ((s.theta <= lower) & (slope > 0)) | ((s.theta >= upper) & (slope < 0))
+        held = ((s.theta <= self.lower) & (slope > 0)) | ((s.theta >= self.upper) & (slope < 0))
         q, factor = jnp.linalg.qr(jnp.where(held, 0.0, s.jacobian / scale))
         return _Linear(q.T @ s.r, factor, q, h, scale, ~held)
 
-    def land(s: _State, at: _Linear, d, bend):
+    def bend(self, s: _State, at: _Linear, d):
+        """The second order correction of the step d; zero where it is too long to be one."""
+        along = lambda t: jax.jvp(self.residuals, (t,), (d / at.scale,))[1]  # noqa: E731
+        curve = 0.5 * jax.jvp(along, (s.theta,), (d / at.scale,))[1]
+        bend = at.step(at.q.T @ curve, 0.0, at.h, s.damping)
+        return jnp.where(jnp.linalg.norm(bend) <= 0.75 * jnp.linalg.norm(d), bend, 0.0)
+
+    def land(self, s: _State, at: _Linear, d, bend):
         """theta, c and its gradient after the step d + bend, made anew for the level set where it ends.
 
         Losses have edges (a mass or an offset that changes sign), beyond which the level set goes another way. No least
@@ -100,8 +109,8 @@ def least_on_level(
         """
 
         def end(theta):
-            theta = jnp.clip(theta, lower, upper)
-            return theta, *level(theta)
+            theta = jnp.clip(theta, self.lower, self.upper)
+            return theta, *self.level(theta)
 
         def again(theta, c, g):
             ahead = c - g @ (theta - s.theta - bend / at.scale)
@@ -115,22 +124,26 @@ def least_on_level(
             (theta, c, g), k = carry
             return jax.lax.cond(jnp.abs(c) < _NEAR, nearby, again, theta, c, g), k + 1
 
-        off = lambda v: (jnp.abs(v[0][1]) > close) & (jnp.abs(v[0][1]) < 2.0) & (v[1] < _LANDINGS)  # noqa: E731
+        off = lambda v: (jnp.abs(v[0][1]) > self.close) & (jnp.abs(v[0][1]) < 2.0) & (v[1] < _LANDINGS)  # noqa: E731
         return jax.lax.while_loop(off, closer, (end(s.theta + (d + bend) / at.scale), 0))[0]
 
-    def advance(s: _State) -> _State:
-        at = linear(s)
+    def start(self, theta) -> _State:
+        c, g = self.level(theta)
+        return _State(
+            theta, self.residuals(theta), self.jacobian(theta), c, g,
+            damping=jnp.array(1e-3), mark=jnp.array(jnp.inf), iterations=jnp.array(0), done=~jnp.isfinite(c),
+        )  # fmt: skip
+
+    def advance(self, s: _State, hopeless, gain) -> _State:
+        """One step: taken where it lowers the residual, or else shortened."""
+        at = self.linear(s)
         d = at.step(at.rest, s.c, at.h, s.damping)
-        along = lambda t: jax.jvp(residuals, (t,), (d / at.scale,))[1]  # noqa: E731
-        curve = 0.5 * jax.jvp(along, (s.theta,), (d / at.scale,))[1]
-        bend = at.step(at.q.T @ curve, 0.0, at.h, s.damping)
-        bend = jnp.where(jnp.linalg.norm(bend) <= 0.75 * jnp.linalg.norm(d), bend, 0.0)
-        theta, c, g = land(s, at, d, bend)
-        r = residuals(theta)
-        good = (jnp.abs(c) <= close) & (r @ r < s.r @ s.r)
+        theta, c, g = self.land(s, at, d, self.bend(s, at, d))
+        r = self.residuals(theta)
+        good = (jnp.abs(c) <= self.close) & (r @ r < s.r @ s.r)
         new = s._replace(theta=theta, r=r, c=c, g=g, damping=jnp.maximum(s.damping / 5, 1e-30))
         new = jax.lax.cond(
-            good, lambda: new._replace(jacobian=jacobian(theta)), lambda: s._replace(damping=4 * s.damping)
+            good, lambda: new._replace(jacobian=self.jacobian(theta)), lambda: s._replace(damping=4 * s.damping)
         )
         size = jnp.linalg.norm(new.r)
         count = s.iterations + 1
@@ -139,14 +152,24 @@ def least_on_level(
         done = slow | (size < NOTHING) | (new.damping > 1e8)
         return new._replace(iterations=count, done=done, mark=jnp.where(due, size, s.mark))
 
-    theta = on_level(loss, centre, offset, eps, lower, upper)
-    c, g = level(theta)
-    state = _State(
-        theta, residuals(theta), jacobian(theta), c, g,
-        damping=jnp.array(1e-3), mark=jnp.array(jnp.inf), iterations=jnp.array(0), done=~jnp.isfinite(c),
-    )  # fmt: skip
-    s = jax.lax.while_loop(lambda s: ~s.done & (s.iterations < iterations), advance, state)
-    omega = jnp.where(jnp.abs(s.c) <= 1e3 * close, jnp.linalg.norm(s.r), jnp.inf)
+
+def least_on_level(
+    residuals: Callable, jacobian: Callable, loss: Callable, centre, offset, eps, lower, upper, hopeless=jnp.inf,
+    gain=GAIN, iterations=300,
+) -> Point:  # fmt: skip
+    """The ``Point`` found from centre + s offset, s such that it lies on the level set. Pure JAX.
+
+    residuals(theta) (M,), jacobian(theta) (M, P), loss(theta) a positive scalar; centre, offset, lower, upper (P,).
+    hopeless: a residual so large after a window of iterations is given up, and so is one that gains less than the part
+    ``gain`` in a window.
+    Levenberg-Marquardt steps on the linearised level set (Nocedal and Wright 2006, chapter 18), with the second order
+    correction of Transtrum and Sethna (2012, arXiv 1201.5885), since the valleys of mixtures are narrow and curved.
+    """
+    problem = _Problem(residuals, jacobian, loss, eps, lower, upper)
+    state = problem.start(on_level(loss, centre, offset, eps, lower, upper))
+    going = lambda s: ~s.done & (s.iterations < iterations)  # noqa: E731
+    s = jax.lax.while_loop(going, lambda s: problem.advance(s, hopeless, gain), state)
+    omega = jnp.where(jnp.abs(s.c) <= 1e3 * problem.close, jnp.linalg.norm(s.r), jnp.inf)
     return Point(s.theta, eps * jnp.exp(s.c), omega, s.iterations)
 
 
