@@ -20,7 +20,6 @@ from .losses.voronoi import evaluate as evaluate
 from .losses.voronoi import loss_of as loss_of
 from .losses.voronoi import parse_loss as parse_loss
 from .models.base import Density as Density
-from .models.base import MixtureModel as MixtureModel
 from .models.base import Model as Model
 from .models.base import ModelError as ModelError
 from .models.base import Regression as Regression
@@ -32,6 +31,7 @@ from .models.domains import SIMPLEX as SIMPLEX
 from .models.domains import SPD as SPD
 from .models.gaussian_gated import GaussianGated as GaussianGated
 from .models.measure import MixingMeasure as MixingMeasure
+from .models.mixture import MixtureModel as MixtureModel
 from .models.parameter import Parameter as Parameter
 from .models.prefix import Frozen as Frozen
 from .models.prefix import PrefixModel as PrefixModel

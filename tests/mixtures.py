@@ -19,8 +19,9 @@ from scipy.stats import multivariate_normal, norm
 
 from moe_sim.data.covariates import Law, Uniform
 from moe_sim.likelihood.objective import passes_of
-from moe_sim.models.base import MixtureModel, Parameters
+from moe_sim.models.base import Parameters
 from moe_sim.models.gaussian_gated import GaussianGated
+from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.prefix_mixture import PrefixMixture
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 

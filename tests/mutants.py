@@ -35,7 +35,7 @@ MUTANTS = [
     # Samplers
     Mutant(
         "sigma^2 for sigma in mixtures",
-        "models/base.py",
+        "models/mixture.py",
         "jnp.sqrt(chosen(variance)) * noise",
         "chosen(variance) * noise",
         "mixture",
@@ -70,7 +70,7 @@ MUTANTS = [
     ),
     Mutant(
         "gates drawn backwards",
-        "models/base.py",
+        "models/mixture.py",
         "uniform[:, None] >= gates[:, :-1]",
         "uniform[:, None] < gates[:, :-1]",
         "mixture",

@@ -22,8 +22,8 @@ from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.distances import NEAR_NODES, Target
 from moe_sim.losses.voronoi import loss_of
-from moe_sim.models.base import MixtureModel
 from moe_sim.models.gaussian_gated import GaussianGated
+from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.simulation import predictions
 from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Descent, Modulus, modulus

@@ -10,7 +10,8 @@ import numpy as np
 
 from moe_sim.data.covariates import Law
 from moe_sim.errors import InputError
-from moe_sim.models.base import Density, MixtureModel, Parameters
+from moe_sim.models.base import Density, Parameters
+from moe_sim.models.mixture import MixtureModel
 
 NODES = {1: 24, 2: 10, 3: 6}  # Gauss-Hermite nodes an axis by dimension; beyond that quasi-random points
 LARGEST = 2**21  # points (x, y) that a density is integrated over

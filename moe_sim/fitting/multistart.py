@@ -18,7 +18,8 @@ from moe_sim.fitting.batching import batching
 from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, compiled, is_small, parameters_of, unraveller
 from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.likelihood.objective import passes_of
-from moe_sim.models.base import MixtureModel, Model, Parameters
+from moe_sim.models.base import Model, Parameters
+from moe_sim.models.mixture import MixtureModel
 from moe_sim.solvers.em import expectation_maximization, variance_groups
 from moe_sim.solvers.gradient import gradient_descent
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status

@@ -8,7 +8,7 @@ import numpy as np
 
 from moe_sim.errors import InputError
 from moe_sim.fitting.options import CANDIDATES, RULES, SPREAD
-from moe_sim.models import base
+from moe_sim.models import mixture
 from moe_sim.models.base import Model
 
 
@@ -26,7 +26,7 @@ def from_data(model: Model, numbers, x, y, weight):
     """
     count = jnp.sum(weight)
     rows = jnp.floor(jnp.abs(numbers) * count).astype(int)  # padding comes last
-    x_unit, y_unit = (v / (jnp.sqrt(base.spread(weight, v)) + 1e-300) for v in (x, y))
+    x_unit, y_unit = (v / (jnp.sqrt(mixture.spread(weight, v)) + 1e-300) for v in (x, y))
     middle = rows[:, 0]
     about = sum(jnp.sum((z[None] - z[middle][:, None]) ** 2, axis=2) for z in (x_unit, y_unit))
 

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from moe_sim.likelihood import gaussian_mixture
-from moe_sim.models.base import Atoms, Density, MixtureModel, Model, Regression
+from moe_sim.models.base import Atoms, Density, Model, Regression
 from moe_sim.models.form import Form
+from moe_sim.models.mixture import MixtureModel
 
 
 class Passes(NamedTuple):

@@ -12,7 +12,8 @@ from moe_sim.data.covariates import Law
 from moe_sim.data.draw import means
 from moe_sim.data.quadrature import NODES, log_densities, mixture_nodes, nodes_of, points_of
 from moe_sim.models import pytrees as pytrees  # targets are arguments of jitted functions
-from moe_sim.models.base import Density, MixtureModel, Model, Parameters, Regression
+from moe_sim.models.base import Density, Model, Parameters, Regression
+from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.part import Part
 
 NEAR_NODES = {1: 12, 2: 6}  # Gauss-Hermite nodes an axis by outputs: near the truth residuals are nearly polynomials

@@ -6,8 +6,8 @@ import numpy as np
 
 from moe_sim._engine import jnp
 from moe_sim.errors import InputError, array, number
-from moe_sim.models.base import MixtureModel, spread
 from moe_sim.models.domains import POSITIVE
+from moe_sim.models.mixture import MixtureModel, spread
 from moe_sim.models.parameter import Parameter
 from moe_sim.models.support import Real
 

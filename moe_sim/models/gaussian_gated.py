@@ -12,7 +12,6 @@ import numpy as np
 
 from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError, array
-from moe_sim.models.base import spread
 from moe_sim.models.domains import SIMPLEX, SPD
 from moe_sim.models.form import LOG_2PI, Coefficients, Form
 from moe_sim.models.gaussian import (
@@ -24,6 +23,7 @@ from moe_sim.models.gaussian import (
     sizes,
     variance_range,
 )
+from moe_sim.models.mixture import spread
 from moe_sim.models.parameter import Parameter
 
 TABLE: dict = {"family": None, "variance_range": None, "covariance_range": None}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from moe_sim._engine import jnp
 from moe_sim.models import prefix
-from moe_sim.models.base import MixtureModel, linear_gates
 from moe_sim.models.form import Coefficients, Form
+from moe_sim.models.mixture import MixtureModel, linear_gates
 from moe_sim.models.prefix import PrefixModel
 from moe_sim.models.support import Real
 

@@ -8,10 +8,10 @@ A common translation of all gates changes nothing: solvers pin the last gate at 
 from __future__ import annotations
 
 from moe_sim._engine import jnp
-from moe_sim.models.base import linear_gates
 from moe_sim.models.domains import GATE
 from moe_sim.models.form import Coefficients, Form
 from moe_sim.models.gaussian import RBAR_EXPONENTS, LinearExperts, sizes, variance_range
+from moe_sim.models.mixture import linear_gates
 from moe_sim.models.parameter import Parameter
 
 TABLE: dict = {"family": None, "variance_range": None}

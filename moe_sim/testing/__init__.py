@@ -8,7 +8,8 @@ import numpy as np
 
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.multistart import FitOptions
-from moe_sim.models.base import Atoms, Density, MixtureModel, Model, ModelError, Parameters, Regression
+from moe_sim.models.base import Atoms, Density, Model, ModelError, Parameters, Regression
+from moe_sim.models.mixture import MixtureModel
 from moe_sim.testing import declaration, densities, gradients, sameness
 from moe_sim.testing.asking import asked
 from moe_sim.testing.probe import POINTS, Probe

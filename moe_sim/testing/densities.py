@@ -15,7 +15,8 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from moe_sim.data.quadrature import log_densities
-from moe_sim.models.base import Density, MixtureModel, ModelError, Parameters, Regression
+from moe_sim.models.base import Density, ModelError, Parameters, Regression
+from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.support import Counts, Real
 from moe_sim.testing.asking import asked, called
 from moe_sim.testing.probe import Probe

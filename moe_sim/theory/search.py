@@ -20,7 +20,8 @@ from moe_sim.fitting.options import FitOptions
 from moe_sim.likelihood import gaussian_mixture
 from moe_sim.losses.distances import NEAR_NODES, Target
 from moe_sim.losses.voronoi import Loss, cells
-from moe_sim.models.base import Atoms, MixtureModel, Model, Parameters
+from moe_sim.models.base import Atoms, Model, Parameters
+from moe_sim.models.mixture import MixtureModel
 from moe_sim.theory.level import GAIN, least_on_level
 
 RANGE = 5.0  # factor by which a coordinate of a gate may change what an atom counts for, anywhere on the law
