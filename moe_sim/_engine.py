@@ -12,6 +12,7 @@ import importlib
 import os
 import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ with contextlib.suppress(IndexError, ValueError):  # no command; not in the main
 # Every device factors small matrices of its own: LAPACK's threads beside them only wait for each other (twice the time
 # when measured). It is read when SciPy is loaded, so it does nothing where that came first.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# XLA's newer way to emit kernels takes twice as long to compile, and what it makes is no faster: both were measured with
+# these versions. To a flag that XLA does not know it answers by ending the process, so others are left alone.
+_EMITTERS = "xla_cpu_use_fusion_emitters"
+_VERSIONS_WITH_EMITTERS = ("0.10.",)
 
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _OUR_CACHE = "MOE_SIM_COMPILATION_CACHE_DIR"  # the cache that we chose: one that differs from it is the user's
@@ -49,6 +55,9 @@ def set_up() -> None:
     """Give JAX its settings, whether it is loaded already or not. Importing moe_sim does it."""
     settings = _settings()
     os.environ |= {name.upper(): str(value) for name, value in settings.items()}
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _EMITTERS not in flags and version("jaxlib").startswith(_VERSIONS_WITH_EMITTERS):
+        os.environ["XLA_FLAGS"] = f"{flags} --{_EMITTERS}=false".strip()
     if "jax" in sys.modules:
         for name, value in settings.items():
             # Where JAX has started already, the devices it has are the devices we use.
