@@ -26,8 +26,8 @@ with contextlib.suppress(IndexError, ValueError):  # no command; not in the main
 # when measured). It is read when SciPy is loaded, so it does nothing where that came first.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# XLA's newer way to emit kernels takes twice as long to compile, and what it makes is no faster: both were measured with
-# these versions. To a flag that XLA does not know it answers by ending the process, so others are left alone.
+# XLA's newer way to emit kernels takes twice as long to compile, and what it makes is no faster: measured with these
+# versions. To a flag that XLA does not know it answers by ending the process, so others are left alone.
 _EMITTERS = "xla_cpu_use_fusion_emitters"
 _VERSIONS_WITH_EMITTERS = ("0.10.",)
 

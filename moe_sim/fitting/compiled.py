@@ -21,9 +21,7 @@ from moe_sim.fitting.batching import LaneFunction
 from moe_sim.likelihood.objective import Passes, passes_of
 from moe_sim.models.base import Atoms, Model, Parameters
 from moe_sim.solvers.certificate import still_promised
-from moe_sim.solvers.gradient import gradient_descent
 from moe_sim.solvers.solution import Solution
-from moe_sim.solvers.trust_region import trust_region
 
 SAME_OPTIMUM = 1e-4  # log-likelihood units: starts this close on a subsample have found one and the same optimum there
 
@@ -56,25 +54,24 @@ class Setting(NamedTuple):
 class Plan:
     """What compiled code of a fit depends on, beside models and shapes: one compilation a plan.
 
-    atoms: fitted, as pairs by group. cap: iterations of a round. limit: all of them. direct: the start as it is, no
-    subsamples. how: see ``batching``.
+    atoms: fitted, as pairs by group. direct: the start as it is, no subsamples, and ``cap`` iterations. how: see
+    ``batching``.
     """
 
     solver: Callable
     keywords: tuple[tuple[str, Any], ...]
     atoms: tuple[tuple[str, int], ...]
-    cap: int
-    limit: int
+    cap: int | None
     start: str
     direct: bool
     how: str
 
-    def minimise(self, setting: Setting, passes: Passes, sample, start, max_iterations: int, tolerance) -> Solution:
-        """The solver from one start, in the box of the setting."""
+    def minimise(self, setting: Setting, sample, start, tolerance, limit) -> Solution:
+        """The solver from one start, in the box of the setting; limit: of iterations, where the plan does not say."""
         keywords = dict(self.keywords) | ({} if setting.groups is None else {"groups": setting.groups})
         return self.solver(
-            passes, sample, start, setting.lower, setting.upper, max_iterations=max_iterations, tolerance=tolerance,
-            **keywords,
+            self.passes(setting.model), sample, start, setting.lower, setting.upper, tolerance=tolerance,
+            max_iterations=limit if self.cap is None else self.cap, **keywords,
         )  # fmt: skip
 
     def passes(self, model: Model) -> Passes:
@@ -85,18 +82,18 @@ class Plan:
 class Compiled(NamedTuple):
     """Lane functions of a plan, called with ``(setting, lanes, samples)``.
 
-    improve: the best candidate of a start on the first chunk, and the optimum near it there. solve: the optimum from a
-    start. certify: the objective at the truth, and what ``still_promised`` says.
+    choose: the best candidate of a start on the first chunk, and its objective there. solve: the optimum from a start.
+    certify: the objective at the truth, and what ``still_promised`` says.
     """
 
-    improve: LaneFunction
+    choose: LaneFunction
     solve: LaneFunction
     certify: LaneFunction
 
 
 @lru_cache(maxsize=16)
 def compiled(plan: Plan) -> Compiled:
-    def improve(setting: Setting, sample, lane):
+    def choose(setting: Setting, sample, lane):
         _, points = lane
         model, passes = setting.model, plan.passes(setting.model)
         if start_rules.clusters(plan.start, model):
@@ -104,17 +101,10 @@ def compiled(plan: Plan) -> Compiled:
             points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
         value = jax.lax.map(lambda theta: passes.value(theta, head(sample)), points)
         best = jnp.nanargmin(value)
-        if plan.direct or is_small(sample):
-            return points[best], value[best]
-        if plan.solver is gradient_descent:
-            found = trust_region(passes, head(sample), points[best], setting.lower, setting.upper, 100, SAME_OPTIMUM)
-        else:
-            found = plan.minimise(setting, passes, head(sample), points[best], min(500, plan.limit), SAME_OPTIMUM)
-        return found.theta, found.objective
+        return points[best], value[best]
 
     def solve(setting: Setting, sample, lane):
-        _, theta, tolerance = lane
-        return plan.minimise(setting, plan.passes(setting.model), sample, theta, plan.cap, tolerance)
+        return plan.minimise(setting, sample, *lane[1:])
 
     def certify(setting: Setting, sample, lane):
         _, theta = lane
@@ -124,7 +114,7 @@ def compiled(plan: Plan) -> Compiled:
             known = at_truth.value(jnp.zeros(0), sample)
         return known, *still_promised(plan.passes(setting.model), sample, theta, setting.lower, setting.upper)
 
-    return Compiled(*(LaneFunction(function, plan.how) for function in (improve, solve, certify)))
+    return Compiled(*(LaneFunction(function, plan.how) for function in (choose, solve, certify)))
 
 
 def _from_clusters(setting: Setting, uniform, x, y, weight):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -116,27 +117,34 @@ class Fitter:
         self.passes = passes_of(model, self.unflatten, options.atoms)
         self.direct = options.estimator == "steps"  # a control shows what the start does
         self.tolerance = options.solver.get("tolerance", 0.0 if self.direct else TOLERANCE)
+        self.cap = self._cap()
         self.plan = self._plan()
         groups = self._groups(model) if options.estimator in ("em", "steps") else None
         self.setting = Setting(model, self.lower, self.upper, self.truth, groups)
 
+    def _cap(self) -> int:
+        """Iterations of a round: where lanes run together, rounds of equal length add up to no more than the limit."""
+        second = SOLVERS[self.options.estimator] is trust_region
+        length = ITERATIONS_PER_ROUND if second else FIRST_ORDER_ITERATIONS_PER_ROUND
+        rounds = 1 if self.how == "map" else max(1, -(-self.options.max_iterations // length))
+        return self.options.max_iterations // rounds
+
     def _plan(self) -> Plan:
-        o, solver = self.options, SOLVERS[self.options.estimator]
-        # Where lanes run together, rounds of equal length that add up to no more than the limit.
-        length = ITERATIONS_PER_ROUND if solver is trust_region else FIRST_ORDER_ITERATIONS_PER_ROUND
-        rounds = 1 if self.how == "map" else max(1, -(-o.max_iterations // length))
+        o = self.options
         keywords = {name: value for name, value in o.solver.items() if name != "tolerance"}
         if o.estimator == "mle":
             keywords["patience"] = _PATIENCE
         return Plan(
-            solver, tuple(sorted(keywords.items())), tuple(self.model.sizes(o.atoms).items()),
-            o.max_iterations // rounds, o.max_iterations, o.start, self.direct, self.how,
+            SOLVERS[o.estimator], tuple(sorted(keywords.items())), tuple(self.model.sizes(o.atoms).items()),
+            self.cap if self.direct else None, o.start, self.direct, self.how,
         )  # fmt: skip
 
     @property
-    def cap(self) -> int:
-        """Iterations of a round."""
-        return self.plan.cap
+    def _improving(self) -> tuple[Plan, int]:
+        """How starts are improved on the first chunk, and in how many iterations at most."""
+        if self.plan.solver is not gradient_descent:
+            return self.plan, min(500, self.options.max_iterations)
+        return replace(self.plan, solver=trust_region, keywords=()), 100
 
     def _groups(self, model: Model):
         if not isinstance(model, MixtureModel):
@@ -153,11 +161,13 @@ class Fitter:
     def jobs(self, samples) -> list[tuple]:
         """What there is to compile for samples of this shape (see ``batching.compile_together``)."""
         run = compiled(self.plan)
-        first, theta = np.zeros(1, int), np.asarray(self.lower)[None]
+        first, theta, number = np.zeros(1, int), np.asarray(self.lower)[None], (np.ones(1), np.ones(1, int))
         candidates = self.starting_points([np.random.SeedSequence(0)])[0, :1]
         part = samples if is_small(samples) else _part(samples, 1)
-        jobs = [(run.solve, (first, theta, np.ones(1)), part), (run.certify, (first, theta), samples)]
-        jobs.append((run.improve, (first, candidates), part))
+        jobs = [(run.solve, (first, theta, *number), part), (run.certify, (first, theta), samples)]
+        jobs.append((run.choose, (first, candidates), part))
+        if self._improving[0] != self.plan and not is_small(samples):
+            jobs.append((compiled(self._improving[0]).solve, (first, theta, *number), part))
         return [(function, self.setting, lanes, of) for function, lanes, of in jobs]
 
     def starting_points(self, seeds: list[np.random.SeedSequence], n: float = 1.0) -> np.ndarray:
@@ -178,16 +188,17 @@ class Fitter:
 
     def solve(self, samples, replicate: np.ndarray, start: np.ndarray, tolerance: float | None = None) -> Solution:
         """Solve every lane from its start; lanes cut off by a round are gathered and go on."""
-        limit = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
+        end = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
+        cap = np.full(len(replicate), self.cap)
         run = compiled(self.plan).solve
-        found: Solution = run(self.setting, (replicate, start, limit), samples)
+        found: Solution = run(self.setting, (replicate, start, end, cap), samples)
         while self.how != "map" and self.cap:
             left = (found.status == Status.MAX_ITERATIONS) & (
                 found.iterations + self.cap <= self.options.max_iterations
             )
             if not left.any():
                 break
-            more: Solution = run(self.setting, (replicate[left], found.theta[left], limit[left]), samples)
+            more: Solution = run(self.setting, (replicate[left], found.theta[left], end[left], cap[left]), samples)
             spent = {name: getattr(found, name)[left] + getattr(more, name) for name in ("iterations", "passes")}
             for old, new in zip(found, more._replace(**spent), strict=True):
                 old[left] = new
@@ -214,14 +225,23 @@ class Fitter:
                 points = self.starting_points([_of_round(seeds[r], attempt) for r in pending], n)
             replicate = np.repeat(pending, size)
             spent.starts[pending] += size
-            lanes_of = (replicate, points.reshape(len(replicate), *points.shape[2:]))
-            start, value = compiled(self.plan).improve(self.setting, lanes_of, head)
+            start, value = self._improve(head, replicate, points.reshape(len(replicate), *points.shape[2:]))
             lanes.append(self._follow(samples, replicate, start, value, spent))
             fits = self._judge(samples, lanes, spent, pending, checked)
             pending = np.flatnonzero(fits.certificate != "certified")
             if not len(pending):
                 break
         return fits
+
+    def _improve(self, head, replicate, points) -> tuple[np.ndarray, np.ndarray]:
+        """The best of the candidates (L, C, P) of each start, led to the optimum near it on the first chunk; values."""
+        start, value = compiled(self.plan).choose(self.setting, (replicate, points), head)
+        if self.direct or is_small(head):
+            return start, value
+        plan, limit = self._improving
+        number = np.full(len(start), SAME_OPTIMUM), np.full(len(start), limit)
+        found: Solution = compiled(plan).solve(self.setting, (replicate, start, *number), head)
+        return np.asarray(found.theta), np.asarray(found.objective)
 
     def _follow(self, samples, replicate, theta, value, spent: _Spent) -> Lanes:
         """Lead starts to optima of the whole sample, through larger and larger subsamples.

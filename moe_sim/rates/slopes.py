@@ -67,12 +67,13 @@ def fit_slope(n, mean, mcse, log_shape=None) -> Slope:
     y = np.log(mean) - (0.0 if log_shape is None else log_shape)
     error = np.asarray(mcse) / np.asarray(mean)
     weight = 1 / error**2
-    centred = x - np.average(x, weights=weight)
-    information = np.sum(weight * centred**2)
-    slope = float(np.sum(weight * centred * y) / information)
+    total = weight.sum()
+    centred = x - weight @ x / total
+    information = weight @ centred**2
+    slope = float((weight * centred) @ y / information)
     half = float(ndtri((1 + CONFIDENCE_LEVEL) / 2) / np.sqrt(information))
-    residual = y - np.average(y, weights=weight) - slope * centred
-    square = float(np.sum((residual / error) ** 2))
+    residual = y - weight @ y / total - slope * centred
+    square = float(weight @ residual**2)
     lack = float(chdtrc(len(x) - 2, square)) if len(x) > 2 else 1.0
     if lack < BENT:
         half *= np.sqrt(square / (len(x) - 2))

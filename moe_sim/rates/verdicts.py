@@ -181,10 +181,13 @@ def judge_claim(study: str, claim: Claim, start: str, replicates: Replicates, ev
     main, near = (_read(claim, sizes, columns, aggregate) for columns in (inside.loss, inside.near))
     # Imputed values are extremes: they have a slope to be compared, but no shape to be judged.
     extremes = {"best": np.nanmin, "worst": np.nanmax}
-    imputed = {name: _read(claim, sizes, inside.imputed(f), aggregate, shape=False) for name, f in extremes.items()}
     counts = Counter(np.concatenate(inside.certificate).tolist()) if sizes else Counter()
     requested = sum(counts.values())
     certified = counts.pop("certified", 0)
+    if certified < requested:
+        imputed = {name: _read(claim, sizes, inside.imputed(f), aggregate, shape=False) for name, f in extremes.items()}
+    else:
+        imputed = dict.fromkeys(extremes, _read_means(claim, sizes, main.mean, main.mcse, shape=False))
     imputations = imputed if certified < requested else {}
     verdict, reason = _combine(claim, main, near, imputations, evidence, len(sizes))
     hopeful = verdict == "undecided" and all(r.verdict == "supported" for r in imputations.values())

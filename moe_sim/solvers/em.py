@@ -64,12 +64,18 @@ def expectation_maximization(
 
     def cycle(s: _State) -> _State:
         """Two EM steps and an extrapolation."""
-        one, radius, tries, fine = em_step(look, s.at, s.radius, lower, upper, groups)
-        two, radius, more, fine_too = em_step(look, one, radius, lower, upper, groups)
-        spent = tries + more
+
+        def step(carry, _):
+            at, radius = carry
+            new, radius, tries, fine = em_step(look, at, radius, lower, upper, groups)
+            return (new, radius), (new.theta, tries, fine)
+
+        # A loop of two, so that there is one step to compile.
+        (two, radius), (thetas, tries, fines) = jax.lax.scan(step, (s.at, s.radius), length=2)
+        spent, fine = jnp.sum(tries), jnp.all(fines)
         scale = _length(s.at.information)
-        r = one.theta - s.at.theta
-        v = two.theta - one.theta - r
+        r = thetas[0] - s.at.theta
+        v = thetas[1] - thetas[0] - r
         long = jnp.linalg.norm(scale * r) / (jnp.linalg.norm(scale * v) + 1e-300)
         far = jnp.clip(s.at.theta + 2 * long * r + long**2 * v, lower, upper)
         jump = (long > 1.0) & jnp.all(jnp.isfinite(far))
@@ -79,9 +85,9 @@ def expectation_maximization(
         iterations = s.iterations + 2
         new = s._replace(at=at, radius=radius, iterations=iterations, passes=s.passes + spent + jump)
         small = s.at.objective - at.objective <= 1e-4
-        due = (iterations % _CHECK == 0) | (small & (iterations % 4 == 0)) | ~(fine & fine_too)
+        due = (iterations % _CHECK == 0) | (small & (iterations % 4 == 0)) | ~fine
         new = jax.lax.cond(due, judge, lambda s: s, new)
-        lost = ~(fine & fine_too) & (new.status == RUNNING)
+        lost = ~fine & (new.status == RUNNING)
         status = jnp.where(lost, Status.STALLED, new.status)
         status = jnp.where((status == RUNNING) & (iterations >= max_iterations), Status.MAX_ITERATIONS, status)
         finite = jnp.isfinite(at.objective) & jnp.all(jnp.isfinite(at.gradient))
