@@ -19,7 +19,7 @@ from moe_sim.fitting import measured
 from moe_sim.fitting.compiled import compiled
 from moe_sim.theory import search
 
-MOST_MEMORY = 1_700_000_000  # bytes of a process, above which it forgets what it has compiled
+MOST_MEMORY = 2_000_000_000  # bytes of a process, above which it forgets what it has compiled
 MADE: set[tuple[str, int]] = set()  # file and line of every InputError that was made
 _WHOLE = pytest.StashKey[bool]()
 
@@ -71,6 +71,19 @@ def frozen():
     """The garbage collector need not look again, at every trace of JAX, through all that earlier modules left."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def compilation(request, monkeypatch):
+    """Most tests spend their time on compiling, so XLA does little about speed, here and in processes they start.
+
+    Those marked ``computes`` get what users get.
+    """
+    import jax
+
+    little = request.node.get_closest_marker("computes") is None
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(little)))
+    jax.config.update("jax_disable_most_optimizations", little)
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def test_start_noise_that_shrinks_makes_what_cannot_converge_look_convergent(sho
 
     paths = checks.write_audit(done, short, found, tmp_path / "figures")
     assert [p.name for p in paths] == ["audit.svg", "audit.png", "audit.csv"] and all(p.exists() for p in paths)
-    status, out, _ = moe_sim("audit", "--quick", "--json", "--out", "elsewhere")
+    status, out, _ = moe_sim("audit", "--quick", "--json", "--out", tmp_path / "runs")
     rows = json.loads(out)["rows"]
     assert status == 0 and [r["slope"] for r in rows] == pytest.approx([shrinking, fixed, corrected], rel=1e-6)
-    assert "units below" in moe_sim("audit", "--quick")[1]
+    assert "units below" in moe_sim("audit", "--quick", "--out", tmp_path / "runs")[1]

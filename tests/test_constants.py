@@ -146,18 +146,18 @@ def agrees(study: ms.Study, names, within: float) -> None:
 
 
 def test_simulated_exact_prefixes_have_the_predicted_losses():
-    study = ms.load_study("prefix-shared-linear-exact").replace(sizes=[1e8], replicates=4000)
+    study = ms.load_study("prefix-shared-linear-exact").replace(sizes=[1e8], replicates=2000)
     agrees(study, ("voronoi", "function", "mass", "atoms:single"), 0.03)
 
 
 def test_simulated_softmax_gated_experts_have_the_predicted_losses():
-    study = ms.load_study("softmax-gaussian-exact").replace(sizes=[3e4], replicates=300)
+    study = ms.load_study("softmax-gaussian-exact").replace(sizes=[1e4], replicates=300)
     agrees(study, ("voronoi", "function"), 0.1)
 
 
 def test_simulated_spare_atoms_have_the_predicted_losses():
     """Projection on the tangent cone: a spare atom in a study of one coordinate."""
-    study = tiny.study(fit__atoms=2).replace(sizes=[1e10], replicates=2000)
+    study = tiny.study(fit__atoms=2).replace(sizes=[1e10], replicates=1000)
     agrees(study, ("function", "voronoi", "mass"), 0.05)
 
 

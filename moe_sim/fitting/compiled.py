@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from moe_sim.data.samples import StoredSample
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import LaneFunction
 from moe_sim.likelihood.objective import Passes, passes_of
 from moe_sim.models.base import Atoms, Model, Parameters
+from moe_sim.models.coordinates import ravel, unravel
 from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.solution import Solution
 
@@ -28,7 +27,7 @@ SAME_OPTIMUM = 1e-4  # log-likelihood units: starts this close on a subsample ha
 
 def unraveller(model: Model, atoms: Atoms) -> Callable:
     """From a flat vector of free coordinates (P,) to named ones; names in alphabetical order lie side by side."""
-    return ravel_pytree({name: np.zeros(shape) for name, shape in model.free_shapes(atoms).items()})[1]
+    return partial(unravel, model.free_shapes(atoms))
 
 
 def parameters_of(model: Model, atoms: Atoms) -> Callable:
@@ -119,7 +118,7 @@ def compiled(plan: Plan) -> Compiled:
 
 def _from_clusters(setting: Setting, uniform, x, y, weight):
     params = start_rules.from_data(setting.model, uniform, x, y, weight)
-    return jnp.clip(ravel_pytree(setting.model.unconstrain(params))[0], setting.lower, setting.upper)
+    return jnp.clip(ravel(setting.model.unconstrain(params)), setting.lower, setting.upper)
 
 
 def is_small(sample) -> bool:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jax.flatten_util import ravel_pytree
 
 from moe_sim.data.samples import kept
 from moe_sim.errors import InputError, one_of, whole
 from moe_sim.fitting.batching import compile_together
+from moe_sim.fitting.compiled import parameters_of
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.fitting.options import LIMITS, FitOptions, estimators
+from moe_sim.likelihood.objective import passes_of
 from moe_sim.models.base import Atoms, Density, Parameters
-from moe_sim.models.coordinates import element
+from moe_sim.models.coordinates import element, ravel, unravel
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.models.support import Counts, Labels
@@ -213,43 +215,54 @@ def _build(name: str, x, y) -> Density:
 
 
 def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x, y, x_names, y_names) -> Estimate:
-    theta = jnp.asarray(fits.theta[0])
-    lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
-    free = np.asarray((theta > lower + ON_BOUND) & (theta < upper - ON_BOUND))
-    shared = {name for name, p in model.parameters().items() if p.shared}
-    order: Any = slice(None)
+    theta = fits.theta[0]
+    free = (theta > fitter.lower + ON_BOUND) & (theta < fitter.upper - ON_BOUND)
+    order = None
     if model.has_components and len(model.groups) == 1:
-        order = np.argsort(-_shares(model, fitter.unflatten(theta), sample), kind="stable")
-
-    def report(theta):
-        return scale.back(model, {k: v if k in shared else v[order] for k, v in fitter.unflatten(theta).items()})
-
-    params = {k: np.asarray(v) for k, v in report(theta).items()}
-    gram, more = jax.jit(lambda t, s: (fitter.passes.first(t, s)[2], fitter.passes.curvature(t, s)))(theta, sample)
-    hessian = np.asarray(gram + more)
+        order = np.argsort(-np.asarray(_shares(model, fitter.unflatten(theta), sample)), kind="stable")
+    found = jax.device_get(_asymptotics(fitter.plan.atoms, model, scale, theta, order, sample))
+    params, jacobian, gram, hessian = found
     covariance = np.full((len(theta),) * 2, np.nan)
     inside = np.ix_(free, free)
     if free.any() and np.linalg.eigvalsh(hessian[inside])[0] > 0:
         inverse = np.linalg.inv(hessian[inside])
-        covariance[inside] = inverse @ np.asarray(gram)[inside] @ inverse
-    _, unravel = ravel_pytree(report(theta))
-    jacobian = np.asarray(jax.jacfwd(lambda t: ravel_pytree(report(t))[0])(theta))
+        covariance[inside] = inverse @ gram[inside] @ inverse
     used = jacobian != 0
     known = np.where(np.isnan(covariance), 0.0, covariance)
     variance = np.einsum("pi,ij,pj->p", jacobian, known, jacobian)
     spoilt = used @ np.isnan(np.diag(covariance)) > 0
     errors = np.where(spoilt, np.nan, np.sqrt(np.maximum(variance, 0.0)))
-    names = fitter.unflatten_free(jnp.arange(len(theta), dtype=float))
+    names = fitter.unflatten_free(np.arange(len(theta)))
     on_bound = [element(name, w) for name, p in names.items() for w, i in np.ndenumerate(p) if not free[int(i)]]
     loglik = -float(fits.objective[0]) - len(x) * scale.log_volume(model.joint)
     return Estimate(
-        model, params, {k: np.asarray(v) for k, v in unravel(jnp.asarray(errors)).items()},
+        model, params, unravel({name: value.shape for name, value in params.items()}, errors),
         jacobian @ known @ jacobian.T, loglik, len(x), len(theta),
         str(fits.certificate[0]), int(fits.starts[0]), int(fits.agreeing[0]), on_bound, x, y, x_names, y_names,
     )  # fmt: skip
 
 
-def _shares(model: Density, params, sample) -> np.ndarray:
+@partial(jax.jit, static_argnums=0)
+def _asymptotics(atoms: tuple[tuple[str, int], ...], model: Density, scale: _Scale, theta, order, sample):
+    """Parameters for the data as given, experts in this order, their derivatives in theta, and the two matrices of the
+    sandwich: the Gram matrix of the scores, and minus the Hessian."""
+    named = parameters_of(model, dict(atoms))
+    passes = passes_of(model, named, dict(atoms))
+    shared = {name for name, p in model.parameters().items() if p.shared}
+
+    def report(theta):
+        params = named(theta)
+        if order is not None:
+            params = {k: v if k in shared else v[order] for k, v in params.items()}
+        return scale.back(model, params)
+
+    gram = passes.first(theta, sample)[2]
+    jacobian = jax.jacfwd(lambda t: ravel(report(t)))(theta)
+    return report(theta), jacobian, gram, gram + passes.curvature(theta, sample)
+
+
+@jax.jit
+def _shares(model: Density, params, sample):
     """Share of the data that each expert answers for."""
 
     def of(x, y, weight):
@@ -257,9 +270,10 @@ def _shares(model: Density, params, sample) -> np.ndarray:
         return weight @ jax.nn.softmax(parts, axis=1)
 
     rows = [of(*sample.chunk(i)) for i in range(sample.weight.shape[0])]
-    return np.asarray(sum(rows))[: model.count(params)]
+    return sum(rows)[: model.count(params)]
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=("x_mid", "x_sd", "y_mid", "y_sd"), meta_fields=("moved",))
 @dataclass(frozen=True)
 class _Scale:
     """Location and scale of x and y, and the way back for linear experts."""

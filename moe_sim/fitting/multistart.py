@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from moe_sim.data.samples import Subsample, batch_size
 from moe_sim.errors import InputError
@@ -20,6 +19,7 @@ from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, compiled, is_s
 from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.likelihood.objective import passes_of
 from moe_sim.models.base import Model, Parameters
+from moe_sim.models.coordinates import ravel
 from moe_sim.models.mixture import MixtureModel
 from moe_sim.solvers.em import expectation_maximization, variance_groups
 from moe_sim.solvers.gradient import gradient_descent
@@ -109,11 +109,11 @@ class Fitter:
         self.model, self.options, self.how = model, options, how or batching()
         self.truth = None if truth is None else {k: jnp.asarray(v) for k, v in truth.items()}
         lower, upper = model.bounds(options.atoms, options.bound, options.bias_bound)
-        self.lower, self.upper = (ravel_pytree(ends)[0] for ends in (lower, upper))
+        self.lower, self.upper = (ravel(ends) for ends in (lower, upper))
         self.unflatten, self.unflatten_free = parameters_of(model, options.atoms), unraveller(model, options.atoms)
         self.cover = cache(lambda atoms: self.flatten(model.overfit(truth or {}, np.array(atoms))))
         scales = {name: np.full(np.shape(v), name in model.variances) for name, v in lower.items()}
-        self._scales = np.asarray(ravel_pytree(scales)[0], bool)
+        self._scales = ravel(scales).astype(bool)
         self.passes = passes_of(model, self.unflatten, options.atoms)
         self.direct = options.estimator == "steps"  # a control shows what the start does
         self.tolerance = options.solver.get("tolerance", 0.0 if self.direct else TOLERANCE)
@@ -156,7 +156,7 @@ class Fitter:
 
     def flatten(self, params: Parameters) -> np.ndarray:
         """Named parameters as a flat vector of free coordinates (P,)."""
-        return np.asarray(ravel_pytree(self.model.unconstrain(params))[0], float)
+        return np.asarray(ravel(self.model.unconstrain(params)), float)
 
     def jobs(self, samples) -> list[tuple]:
         """What there is to compile for samples of this shape (see ``batching.compile_together``)."""
@@ -176,7 +176,7 @@ class Fitter:
         spread: Any = o.spread
         if isinstance(spread, dict):
             parts = {k: np.full(np.shape(v), spread.get(k, 0.0)) for k, v in self.unflatten_free(self.lower).items()}
-            spread = np.asarray(ravel_pytree(parts)[0])
+            spread = ravel(parts)
         sizes = self.model.sizes(o.atoms) if self.truth is None else self.model.sizes_of(self.truth)
         true_atoms = sizes if len(sizes) > 1 else self.model.total(sizes)
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -22,6 +23,27 @@ def element(name: str, place: tuple[int, ...]) -> str:
     ('value[0,1]', 'temperature')
     """
     return f"{name}[{','.join(map(str, place))}]" if place else name
+
+
+def ravel(arrays: Arrays) -> Any:
+    """Named arrays as one vector, in the order of their names: NumPy's, or JAX's where one of them is.
+
+    >>> ravel({"slope": np.array([[3.0], [4.0]]), "bias": np.array([1.0, 2.0])})
+    array([1., 2., 3., 4.])
+    """
+    parts = [_array(arrays[name]).reshape(-1) for name in sorted(arrays)]
+    others = [part for part in parts if not isinstance(part, np.ndarray)]
+    return (others or parts)[0].__array_namespace__().concatenate(parts)
+
+
+def unravel(shapes: dict[str, Shape], vector) -> Arrays:
+    """The named arrays of these shapes, the inverse of ``ravel``."""
+    found, first = {}, 0
+    for name in sorted(shapes):
+        size = math.prod(shapes[name])
+        found[name] = vector[first : first + size].reshape(shapes[name])
+        first += size
+    return found
 
 
 def free_names(declared: Declared) -> dict[str, tuple[str, ...]]:

@@ -188,7 +188,7 @@ def _straight(value, centre, line: np.ndarray, fitter: Fitter) -> bool:
 
 def _coordinates(fitter: Fitter) -> list[str]:
     """Names of the flat free coordinates: value[0,1] and so on."""
-    named = fitter.unflatten_free(jnp.arange(len(np.asarray(fitter.lower)), dtype=float))
+    named = fitter.unflatten_free(np.arange(len(fitter.lower)))
     found = {int(i): element(name, w) for name, v in named.items() for w, i in np.ndenumerate(v)}
     return [found[i] for i in range(len(found))]
 

@@ -192,7 +192,7 @@ class Search:
         self.target = Target(model, truth, law, NEAR_NODES.get(model.outputs, 5))
         self.atoms = tuple(model.sizes(options.atoms).items())
         self.lower, self.upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
-        names = fitter.unflatten_free(jnp.arange(len(self.lower), dtype=float))
+        names = fitter.unflatten_free(np.arange(len(self.lower)))
         self.groups = np.stack([np.isin(np.arange(len(self.lower)), np.ravel(v)) for v in names.values()]).astype(float)
         self.jacobian = lambda theta: _jacobian(self.target, theta, self.atoms)
         self._solve = _compiled(self.atoms, tuple(losses))
