@@ -12,6 +12,8 @@ from moe_sim.rates.judge import judge
 from moe_sim.simulation import audit
 from moe_sim.simulation.audit import ROWS, load_protocol, protocols
 
+pytestmark = pytest.mark.computes
+
 
 def test_protocols_come_in_pairs_on_the_same_samples():
     for name in protocols():

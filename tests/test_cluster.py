@@ -16,40 +16,42 @@ import moe_sim as ms
 from moe_sim.simulation.cluster import cluster, compute
 from moe_sim.simulation.store import platform_facts
 
-dask = pytest.importorskip("dask")
+pytest.importorskip("dask")
 
 
 def die(_: str, n: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_results_are_the_same_though_a_worker_is_killed(tmp_path):
+@pytest.fixture(scope="module")
+def client():
+    with cluster("local:2") as client:
+        yield client
+
+
+def test_results_are_the_same_though_a_worker_is_killed(tmp_path, client):
     asked = study(sample__replicates=210)
     killed = []
-    with cluster("local:2") as client:
 
-        def kill(progress):
-            if not killed:
-                killed.append(next(iter(client.run(os.getpid).values())))
-                os.kill(killed[0], signal.SIGKILL)
+    def kill(progress):
+        if not killed:
+            killed.append(next(iter(client.run(os.getpid).values())))
+            os.kill(killed[0], signal.SIGKILL)
 
-        found = ms.run(asked, tmp_path / "there", kill, client)
-        assert killed and killed[0] not in client.run(os.getpid).values()
-        # A study whose truth moves with n sends each worker the truth of its size.
-        moving = study(claim=[{"loss": "voronoi", "exponent": 0.5}], sample__truth="least-favourable")
-        same(ms.run(moving, client=client).frame, ms.run(moving).frame)
+    found = ms.run(asked, tmp_path / "there", kill, client)
+    assert killed and killed[0] not in client.run(os.getpid).values()
+    # A study whose truth moves with n sends each worker the truth of its size.
+    moving = study(claim=[{"loss": "voronoi", "exponent": 0.5}], sample__truth="least-favourable")
+    same(ms.run(moving, client=client).frame, ms.run(moving).frame)
     here = ms.run(asked, tmp_path / "here")
     same(found.frame, here.frame)
     names = [sorted(p.name for p in (tmp_path / name / "chunks").iterdir()) for name in ("there", "here")]
     assert names[0] == names[1] and len(names[0]) == 9  # names hold the checksums
 
 
-def test_a_chunk_that_kills_its_workers():
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        cluster("local:1") as client,
-        pytest.raises(ms.InputError, match=r"the workers that computed n = 100 died.*give workers more memory"),
-    ):
+def test_a_chunk_that_kills_its_workers(client, monkeypatch):
+    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(ms.InputError, match=r"the workers that computed n = 100 died.*give workers more memory"):
         list(compute(client, die, [("", 100)]))
 
 

@@ -29,6 +29,8 @@ from moe_sim.theory.asymptotics import (
 )
 from moe_sim.theory.cone import Cone
 
+pytestmark = pytest.mark.computes
+
 X = np.linspace(-2.0, 2.0, 10)
 
 

@@ -15,6 +15,8 @@ from moe_sim.errors import InputError
 from moe_sim.plots.checks import plot_ratio
 from moe_sim.simulation.likelihood_ratio import likelihood_ratio
 
+pytestmark = pytest.mark.computes
+
 
 @pytest.mark.parametrize("tables, degrees", [(SOFTMAX, 8), (GATED, 11), (MIXTURE, 2)])
 def test_degrees_are_the_parameters_that_data_can_tell(tables, degrees):

@@ -29,6 +29,8 @@ from moe_sim.simulation import predictions
 from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Descent, Modulus, modulus
 from moe_sim.theory.search import Branch, Search, assignments, residuals_near
 
+pytestmark = pytest.mark.computes
+
 RANGE = (1e-3, 1e2)
 SHARED = Path(__file__).parent / "studies" / "shared-over.toml"
 
@@ -80,7 +82,7 @@ def test_one_atom_against_brute_force(eps):
 
 @pytest.mark.parametrize("power, eps", [(2, 0.1), (2, 0.01), (1, 0.1)])
 def test_two_atoms_on_one_against_sequential_programming(power, eps):
-    """SLSQP from 100 starts, on the same level set, with the loss and the distance in plain numpy."""
+    """SLSQP from 40 starts, on the same level set, with the loss and the distance in plain numpy."""
 
     def loss(theta):
         mass = np.exp(theta[:2])
@@ -91,7 +93,7 @@ def test_two_atoms_on_one_against_sequential_programming(power, eps):
     problem = small(fit__atoms=2)
     search = Search(problem.model, problem.truth, problem.law, problem.options, [])
     box = list(zip(*Branch(search, (2,)).box, strict=True))
-    for _ in range(100):
+    for _ in range(40):
         spread = eps ** (1 / power)
         start = np.concatenate([0.2 - np.log(2) + 0.3 * rng.normal(size=2), 1 + spread * rng.normal(size=2)])
         done = minimize(
