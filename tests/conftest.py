@@ -6,6 +6,7 @@ It also records where each ``InputError`` of the suite was made, and fails a who
 import contextlib
 import ctypes
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -73,16 +74,16 @@ def frozen():
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def compilation(request, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def compilation(request):
     """Most tests spend their time on compiling, so XLA does little about speed, here and in processes they start.
 
-    Those marked ``computes`` get what users get.
+    Modules marked ``computes`` get what users get.
     """
     import jax
 
     little = request.node.get_closest_marker("computes") is None
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", str(int(little)))
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(little))
     jax.config.update("jax_disable_most_optimizations", little)
 
 

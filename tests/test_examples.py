@@ -11,6 +11,8 @@ import pytest
 
 import moe_sim as ms
 
+pytestmark = pytest.mark.computes
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "examples" / "models"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -43,7 +45,6 @@ def test_it_keeps_the_contract(name):
     ms.testing.check_model(p.model, p.truth, p.law)
 
 
-@pytest.mark.computes
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_fits_are_certified(name, tmp_path):
     """At least 0.9 of them, and the function is found."""
@@ -52,7 +53,6 @@ def test_exact_fits_are_certified(name, tmp_path):
     assert frame["loss:function"].median() < 0.1
 
 
-@pytest.mark.computes
 @pytest.mark.parametrize("name", NAMES)
 def test_the_modulus_of_an_exact_fit_is_linear(name, few):
     """n^-1/2 in the (canonical) loss."""
@@ -60,7 +60,6 @@ def test_the_modulus_of_an_exact_fit_is_linear(name, few):
     assert found.kappa == pytest.approx(1.0, abs=0.03)
 
 
-@pytest.mark.computes
 def test_the_raw_loss_of_a_temperature_is_degenerate(few):
     """Along the gauge of scale the function stays: no rate in the parameters as they are, n^-1/2 in canonical ones."""
     (found,) = ms.modulus(study("temperature"), ["voronoi:raw"])

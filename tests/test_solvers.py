@@ -54,7 +54,7 @@ def nist_runs(group):
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nist_answers():
     groups = {}
     for problem in PROBLEMS.values():
