@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from moe_sim.data.covariates import Law, Uniform
 from moe_sim.likelihood.objective import passes_of
 from moe_sim.models.base import Parameters
+from moe_sim.models.coordinates import ravel, unravel
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.prefix_mixture import PrefixMixture
@@ -146,8 +146,9 @@ def atoms_of(case: Mixture) -> int:
 
 def free_vector(case: Mixture, params) -> tuple[jnp.ndarray, Callable[[Any], Parameters]]:
     """Free coordinates (P,), and the parameters of such a vector."""
-    theta, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in case.model.unconstrain(params).items()})
-    return theta, lambda t: case.model.constrain(unravel(t))
+    free = case.model.unconstrain({k: np.asarray(v, float) for k, v in params.items()})
+    shapes = {name: value.shape for name, value in free.items()}
+    return jnp.asarray(ravel(free)), lambda t: case.model.constrain(unravel(shapes, t))
 
 
 def passes_at(case: Mixture, params):

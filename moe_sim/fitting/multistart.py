@@ -152,7 +152,7 @@ class Fitter:
         form = model.form(model.total(self.options.atoms))
         middle = (self.lower + self.upper) / 2
         flat = lambda theta: form.ravel(model.coefficients(self.unflatten(theta)))  # noqa: E731
-        return variance_groups(form, np.asarray(jax.jacfwd(flat)(middle)))
+        return variance_groups(form, np.asarray(jax.jit(jax.jacfwd(flat))(middle)))
 
     def flatten(self, params: Parameters) -> np.ndarray:
         """Named parameters as a flat vector of free coordinates (P,)."""

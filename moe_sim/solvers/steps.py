@@ -18,14 +18,13 @@ def steps(passes: Passes, sample, start, lower, upper, max_iterations=1, toleran
     than ``tolerance`` times its size, the rule of many programs. Regressions: trust-region steps, with their own rule.
     """
     begin = jnp.clip(start, lower, upper)
-    if passes.complete is None and max_iterations > 0:
+    complete = passes.complete
+    if complete is None and max_iterations > 0:
         return trust_region(passes, sample, begin, lower, upper, max_iterations, TOLERANCE)
-    if max_iterations == 0:
+    if complete is None:
         value = passes.value(begin, sample)
         status = jnp.where(jnp.isfinite(value), Status.MAX_ITERATIONS, Status.NOT_FINITE)
         return Solution(begin, value, status, jnp.array(0), jnp.array(1))
-    complete = passes.complete
-    assert complete is not None
 
     def look(theta) -> Point:
         return Point(theta, *complete(theta, sample))
@@ -39,7 +38,8 @@ def steps(passes: Passes, sample, start, lower, upper, max_iterations=1, toleran
         return new, radius, status, k + 1, spent + tries
 
     at = look(begin)
-    status = jnp.where(jnp.isfinite(at.objective), RUNNING, Status.NOT_FINITE)
+    status = jnp.where(max_iterations > 0, RUNNING, Status.MAX_ITERATIONS)
+    status = jnp.where(jnp.isfinite(at.objective), status, Status.NOT_FINITE)
     carry = (at, jnp.array(jnp.inf), status, jnp.array(0), jnp.array(1))
     at, _, status, k, spent = jax.lax.while_loop(lambda c: c[2] == RUNNING, one, carry)
     return Solution(at.theta, at.objective, status, k, spent)
