@@ -112,6 +112,13 @@ def _resident() -> int:
 
 
 @pytest.fixture
+def few(monkeypatch):
+    """A search of the modulus with few starts and levels, where these are enough."""
+    for name, value in (("STARTS", 16), ("LEVELS", 5), ("SWEEPS", 1)):
+        monkeypatch.setattr(f"moe_sim.theory.modulus.{name}", value)
+
+
+@pytest.fixture
 def moe_sim(monkeypatch, capsys):
     """A command line: ``moe_sim("run", "study.toml")`` gives exit status, standard output and standard error."""
     from tiny import call

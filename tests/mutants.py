@@ -222,8 +222,8 @@ MUTANTS = [
     Mutant(
         "weights 1/error",
         "rates/slopes.py",
-        "weight = 1 / error**2\n    centred",
-        "weight = 1 / error\n    centred",
+        "weight = 1 / error**2\n    total",
+        "weight = 1 / error\n    total",
         "rates",
     ),
     Mutant(
@@ -279,7 +279,7 @@ MUTANTS = [
     Mutant(
         "standard errors without the sandwich",
         "fitting/estimate.py",
-        "inverse @ np.asarray(gram)[inside] @ inverse",
+        "inverse @ gram[inside] @ inverse",
         "inverse",
         "estimate",
     ),
@@ -294,7 +294,7 @@ MUTANTS = [
     Mutant(
         "level sets leave the box",
         "theory/level.py",
-        "            theta = jnp.clip(theta, lower, upper)\n",
+        "            theta = jnp.clip(theta, self.lower, self.upper)\n",
         "",
         "level",
     ),
@@ -382,11 +382,10 @@ def caught(mutant: Mutant) -> tuple[bool, str, float]:
     begin = time.time()
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "copy"
-        names = ("moe_sim", "tests", "figures", "theory_notes", "studies", "pyproject.toml", "README.md")
-        copy.mkdir()
-        for name in names:
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+        tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in tracked.splitlines():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
         target = copy / "moe_sim" / mutant.file
         if mutant.old:
             target.write_text(target.read_text().replace(mutant.old, mutant.new))

@@ -23,6 +23,8 @@ from moe_sim.likelihood.objective import least_squares
 from moe_sim.solvers.solution import Status
 from moe_sim.solvers.trust_region import trust_region
 
+pytestmark = pytest.mark.computes
+
 
 def seeds(count, entropy=0):
     return np.random.SeedSequence(entropy).spawn(count)
