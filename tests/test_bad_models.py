@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +154,18 @@ def test_refused(bad, folder, monkeypatch, capsys):
     path = write(folder, bad.files, **{"fit__atoms": 1, **bad.changes})
     before = contents(folder)
     refused(call(monkeypatch, capsys, "run", path), bad.quoted, bad.remedy)
+    assert contents(folder) == before
+
+
+def test_a_gate_that_raises(folder, monkeypatch, capsys):
+    """A part from a file is tried at the truth, as a whole model is."""
+    examples = Path(__file__).parent.parent / "examples" / "models"
+    (folder / "student_gate.toml").write_text((examples / "student_gate.toml").read_text())
+    text = spoilt("jnp.log1p(square / 3)", "jnp.log1p(squares)", (examples / "student_gate.py").read_text())
+    (folder / "student_gate.py").write_text(text)
+    before = contents(folder)
+    told = call(monkeypatch, capsys, "run", folder / "student_gate.toml")
+    refused(told, "student_gate.py line 20 raises NameError (name 'squares' is not defined)", "mend that line")
     assert contents(folder) == before
 
 

@@ -39,7 +39,7 @@ def test_it_keeps_the_contract(name):
 def test_the_note_shows_the_files():
     text = (ROOT / "theory_notes" / "models.md").read_text()
     shown = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert shown == [(FOLDER / f"{name}.py").read_text() for name in ("sigmoid", "multinomial")]
+    assert shown == [(FOLDER / f"{name}.py").read_text() for name in ("sigmoid", "multinomial", "student_gate")]
 
 
 def test_the_ten_lines_of_the_readme_are_a_model():

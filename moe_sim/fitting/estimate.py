@@ -305,7 +305,7 @@ class _Scale:
     def back(self, model: Density, params):
         """Parameters for the data as given; the last gate, whichever it is, at 0."""
         if not self.moved:
-            return params
+            return model.constrain(model.unconstrain(params))
         rows, o, d = len(params["intercept"]), model.outputs, model.dimension
         y_sd, y_mid = self.y_sd[None], self.y_mid[None]
         slope = jnp.reshape(params["slope"], (rows, o, d)) * self.y_sd[None, :, None] / self.x_sd

@@ -38,7 +38,7 @@ class Problem:
 def build(tables: dict[str, Any], outside: Outside) -> Problem:
     """What a study asks; its tables are there and are tables. outside: what is known of a model outside the package."""
     model, family = _model(tables, outside), str(tables["model"].get("family"))
-    foreign = outside.given is not None or family not in FAMILIES
+    foreign = outside.given is not None or bool(loading.named_outside(tables["model"]))
     tried = foreign and not (outside.checked or outside.facts)
     if tried:
         trial.check_declared(model)
