@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from moe_sim.data.samples import kept
-from moe_sim.errors import InputError, one_of, whole
+from moe_sim.errors import InputError, number, one_of, whole
 from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.compiled import parameters_of
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.fitting.options import LIMITS, FitOptions, estimators
+from moe_sim.fitting.tables import Table, check_columns, covariates, pair
 from moe_sim.likelihood.objective import passes_of
-from moe_sim.models.base import Atoms, Density, Parameters
+from moe_sim.models.base import Atoms, Density, Parameters, Regression
 from moe_sim.models.coordinates import element, ravel, unravel
 from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
@@ -29,6 +30,11 @@ MODELS: dict[str, Callable[..., Density]] = {"softmax-gaussian": SoftmaxGaussian
 NARROWEST = 1e-4  # least variance of an expert, as a part of the variance of its output (and of x)
 WIDEST = 4.0
 ON_BOUND = 1e-9
+# What the axes of a named model's parameters are, after that of the experts.
+_AXES = {
+    "slope": ("y", "x"), "intercept": ("y",), "variance": ("y",), "gate_slope": ("x",), "center": ("x",),
+    "covariance": ("x", "x"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,14 @@ class Estimate:
     y: np.ndarray
     x_names: list[str]
     y_names: list[str]
+    x_named: bool = False  # whether the data came with names of their own
+    y_named: bool = False
+
+    def __repr__(self) -> str:
+        return (
+            f"Estimate({type(self.model).__name__}, n={self.n}, df={self.df}, loglik={self.loglik:.6g}, "
+            f"{self.certificate})"
+        )
 
     @property
     def aic(self) -> float:
@@ -67,6 +81,11 @@ class Estimate:
     def explain(self) -> str:
         """The certificate as a sentence, and what lies on a bound."""
         edge = f" On its bound: {', '.join(self.bounds)}." if self.bounds else ""
+        if any(name.startswith("gate_slope") for name in self.bounds):
+            edge += (
+                " A gate whose slope is on its bound is a step: the likelihood rises on, and the slope, which AIC and "
+                "BIC count, has no finite estimate."
+            )
         sentence = CERTIFICATES[self.certificate]
         if self.certificate == "certified":
             sentence = f"stationary, and reached from {self.agreeing} of {self.starts} starts"
@@ -78,7 +97,7 @@ class Estimate:
         Raises ``InputError`` for a model without ``log_gates(params, x)``; so do the next three for what they need.
         """
         log_gates_of = _method(self.model, "log_gates", "gating probabilities")
-        x = self.x if x is None else _table("x", x)[0]
+        x = self.x if x is None else self._covariates(x)
         log_gates = jax.vmap(lambda one: log_gates_of(self.params, one))(jnp.asarray(x))
         return np.asarray(jax.nn.softmax(log_gates, axis=1))
 
@@ -92,13 +111,13 @@ class Estimate:
         """Posterior probabilities (n, K) of the experts given x and y, or at the data."""
         if not self.model.has_components:
             _method(self.model, "", "responsibilities", "log_components")
-        x, y = (self.x, self.y) if x is None else (_table("x", x)[0], _table("y", y)[0])
+        x, y = (self.x, self.y) if x is None else self._pair(x, y)
         parts = jax.vmap(lambda a, b: self.model.log_components(self.params, a, b))(jnp.asarray(x), jnp.asarray(y))
         return np.asarray(jax.nn.softmax(parts, axis=1))
 
     def predict(self, x) -> np.ndarray:
         """Mean of y given x, (n, outputs)."""
-        table = _table("x", x)[0]
+        table = self._covariates(x)
         mean = getattr(self.model, "mean", None)
         if mean is not None:
             return np.asarray(jax.vmap(lambda one: mean(self.params, one))(jnp.asarray(table)))
@@ -106,15 +125,40 @@ class Estimate:
         means = jax.vmap(lambda one: experts_of(self.params, one)[0])(jnp.asarray(table))
         return np.einsum("nk,nkj->nj", self.gates(table), np.asarray(means))
 
+    def _covariates(self, x) -> np.ndarray:
+        return covariates("x", x, self.x_names, self.x_named)
+
+    def _pair(self, x, y) -> tuple[np.ndarray, np.ndarray]:
+        """x and y by the names of the fit, the rows of y in the order of x."""
+        if y is None:
+            raise InputError("y is missing: pass the y of these x")
+        parts = []
+        for what, values, names, named in (("x", x, self.x_names, self.x_named), ("y", y, self.y_names, self.y_named)):
+            found = covariates(what, values, names, named)
+            index = values.index if isinstance(values, (pd.DataFrame, pd.Series)) else None
+            parts.append(found if index is None else pd.DataFrame(found, index=index, columns=names))
+        one, other = pair(*parts)
+        return one.values, other.values
+
     @property
     def frame(self) -> pd.DataFrame:
-        """One row a parameter: parameter, estimate, standard error."""
+        """One row a parameter: parameter (by names of columns, where a named model's data came with them), estimate,
+        standard error."""
         rows = [
-            (element(name, where), float(value), float(self.errors[name][where]))
+            (element(name, self._place(name, where)), float(value), float(self.errors[name][where]))
             for name, values in self.params.items()
             for where, value in np.ndenumerate(values)
         ]
         return pd.DataFrame(rows, columns=["parameter", "estimate", "standard_error"])
+
+    def _place(self, name: str, where: tuple[int, ...]) -> tuple[Any, ...]:
+        """An entry's expert and, in place of numbers, the columns of x and y that it belongs to."""
+        if type(self.model) not in MODELS.values() or name not in _AXES:
+            return where
+        names = {"x": self.x_names if self.x_named else [], "y": self.y_names if self.y_named else []}
+        first, *rest = where
+        axes = _AXES[name][len(_AXES[name]) - len(rest) :]  # of one output there is no axis
+        return first, *(names[axis][i] if names[axis] else i for axis, i in zip(axes, rest, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """What ``moe-sim fit --json`` prints."""
@@ -141,20 +185,25 @@ def fit(
     likelihood and errors are those of the data as given. A ``Density`` is fitted to the data as they are.
     Standard errors are the sandwich H^-1 G H^-1 (White 1982). Raises ``InputError``.
     """
-    x, x_names = _table("x", x)
-    y, y_names = _table("y", y)
-    if len(x) != len(y):
-        raise InputError(f"x has {len(x)} rows and y {len(y)}: pass as many of each")
+    x_table, y_table = pair(x, y)
+    x, y = x_table.values, y_table.values
+    bound = number("bound", bound, 0.0)
+    if bound == 0:
+        raise InputError("bound = 0: pass a positive number of standard deviations")
+    whole("seed", seed)
     named = isinstance(model, str)
     if isinstance(model, str):
         one_of("model", model, MODELS)
-        for what, table, names in (("x", x, x_names), ("y", y, y_names)):
-            flat = [name for name, column in zip(names, table.T, strict=True) if np.ptp(column) == 0]
-            if flat:
-                raise InputError(f"{what} column {flat[0]!r} is constant: leave it out, an intercept is always fitted")
+        check_columns("x", x_table)
+        check_columns("y", y_table)
         built = _build(model, x, y)
     else:
         built = model
+        if isinstance(built, Regression):
+            raise InputError(
+                f"model = {type(built).__name__} object is a regression, and fit takes mixtures: fit it in a study, "
+                "with moe_sim.run"
+            )
         if not isinstance(built, Density):
             raise InputError(
                 f"model = {type(built).__name__} object is no density of y: pass a name, or a moe_sim.Density"
@@ -182,7 +231,7 @@ def fit(
     samples = jax.tree.map(lambda leaf: leaf[None], sample)
     compile_together(fitter.jobs(samples))
     fits = fitter.fit(samples, [np.random.SeedSequence(seed)])
-    return _finish(built, fitter, scale, fits, sample, x, y, x_names, y_names)
+    return _finish(built, fitter, scale, fits, sample, x_table, y_table)
 
 
 def _sizes(model: Density, atoms: Atoms) -> Atoms:
@@ -214,7 +263,7 @@ def _build(name: str, x, y) -> Density:
     return MODELS[name](*size, (NARROWEST, WIDEST)) if name == "gaussian-gated" else MODELS[name](*size)
 
 
-def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x, y, x_names, y_names) -> Estimate:
+def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x: Table, y: Table) -> Estimate:
     theta = fits.theta[0]
     free = (theta > fitter.lower + ON_BOUND) & (theta < fitter.upper - ON_BOUND)
     order = None
@@ -234,11 +283,13 @@ def _finish(model, fitter: Fitter, scale: _Scale, fits: Fits, sample, x, y, x_na
     errors = np.where(spoilt, np.nan, np.sqrt(np.maximum(variance, 0.0)))
     names = fitter.unflatten_free(np.arange(len(theta)))
     on_bound = [element(name, w) for name, p in names.items() for w, i in np.ndenumerate(p) if not free[int(i)]]
-    loglik = -float(fits.objective[0]) - len(x) * scale.log_volume(model.joint)
+    rows = len(x.values)
+    loglik = -float(fits.objective[0]) - rows * scale.log_volume(model.joint)
     return Estimate(
         model, params, unravel({name: value.shape for name, value in params.items()}, errors),
-        jacobian @ known @ jacobian.T, loglik, len(x), len(theta),
-        str(fits.certificate[0]), int(fits.starts[0]), int(fits.agreeing[0]), on_bound, x, y, x_names, y_names,
+        jacobian @ known @ jacobian.T, loglik, rows, len(theta),
+        str(fits.certificate[0]), int(fits.starts[0]), int(fits.agreeing[0]), on_bound, x.values, y.values, x.names,
+        y.names, x.named, y.named,
     )  # fmt: skip
 
 
@@ -337,28 +388,3 @@ def _listed(values: np.ndarray) -> Any:
     listed: Any = values.astype(object)
     listed[~np.isfinite(values)] = None
     return listed.tolist()
-
-
-def _table(name: str, values) -> tuple[np.ndarray, list[str]]:
-    """A float table (n, columns) and its column names. Raises ``InputError`` naming what is wrong and where."""
-    if isinstance(values, pd.Series):
-        values = values.to_frame()
-    names = [str(c) for c in values.columns] if isinstance(values, pd.DataFrame) else None
-    try:
-        table = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{name} has entries that are no numbers: pass numeric columns, code categories first"
-        ) from None
-    table = table[:, None] if table.ndim == 1 else table
-    if table.ndim != 2 or table.shape[0] == 0 or table.shape[1] == 0:
-        raise InputError(f"{name} has shape {np.shape(values)}: pass (n,) or (n, columns) with at least one row")
-    names = names or [f"{name}{i}" if table.shape[1] > 1 else name for i in range(table.shape[1])]
-    bad = np.argwhere(~np.isfinite(table))
-    if len(bad):
-        row, column = bad[0]
-        raise InputError(
-            f"{name} column {names[column]!r} has {table[row, column]} in row {row} ({len(bad)} such entries): "
-            "drop or fill missing values first"
-        )
-    return table, names

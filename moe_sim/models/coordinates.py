@@ -16,7 +16,7 @@ Declared = dict[str, Parameter]
 Arrays = dict[str, Any]
 
 
-def element(name: str, place: tuple[int, ...]) -> str:
+def element(name: str, place: tuple[Any, ...]) -> str:
     """``value[0,1]``: the name of one entry of an array; the array's own where it has only one.
 
     >>> element("value", (0, 1)), element("temperature", ())

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from moe_sim.fitting.estimate import Estimate
-from moe_sim.plots.style import STYLE, handle, legend, note
+from moe_sim.plots.style import STYLE, handle, legend, note, plain
 
 EXPERTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
 
@@ -39,11 +39,12 @@ def plot_fit(found: Estimate) -> Figure:
             else:
                 bottom.scatter(x, gates[:, k], s=size, color=colour, alpha=0.45, linewidths=0)
         margin = 0.08 * np.ptp(y)
-        top.set(ylabel=found.y_names[0], ylim=(y.min() - margin, y.max() + margin))
+        y_name, x_name = plain(found.y_names[0]), plain(found.x_names[axis])
+        top.set(ylabel=y_name, ylim=(y.min() - margin, y.max() + margin))
         if not alone:
             top.axline((y.mean(), y.mean()), slope=1.0, color="0.4", linewidth=0.8)
-            top.set(xlabel=f"{found.y_names[0]}, fitted by its most responsible expert", xlim=top.get_ylim())
-        bottom.set(xlabel=found.x_names[axis], ylabel="gating probability", ylim=(-0.03, 1.03))
+            top.set(xlabel=f"{y_name}, fitted by its most responsible expert", xlim=top.get_ylim())
+        bottom.set(xlabel=x_name, ylabel="gating probability", ylim=(-0.03, 1.03))
         legend(figure, [handle(EXPERTS[k % len(EXPERTS)], f"expert {k + 1}") for k in range(gates.shape[1])])
         bands = "lines: means, bands: two standard deviations of an expert; " if alone else ""
         note(

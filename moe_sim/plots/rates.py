@@ -64,7 +64,7 @@ def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4
         return
 
     def shape(n):
-        return log_power * np.log(np.log(n)) - exponent * np.log(n)
+        return (log_power * np.log(np.log(n)) if log_power else 0.0) - exponent * np.log(n)
 
     n = np.geomspace(data["n"].iloc[0], data["n"].iloc[-1], 50)
     line = lift * np.exp(shape(n) + np.min(np.log(data["value"]) - shape(data["n"])))

@@ -19,7 +19,7 @@ STYLE: Any = {
     "font.size": 8.5, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 7.5, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.5, "lines.linewidth": 1.4,
     "lines.markersize": 3.5, "svg.hashsalt": "moe_sim", "svg.fonttype": "path", "legend.frameon": False,
-    "mathtext.fontset": "dejavusans",
+    "mathtext.fontset": "dejavusans", "pdf.fonttype": 42, "ps.fonttype": 42,  # Type 3 fonts are refused by journals
 }  # fmt: skip
 
 
@@ -51,6 +51,11 @@ def write(out: str | Path, name: str, figure: Figure, data: pd.DataFrame) -> lis
     save(figure, paths[1])
     data.to_csv(paths[2], index=False, float_format="%.6g")
     return paths
+
+
+def plain(text: str) -> str:
+    """A name of the user's as it is: matplotlib would read what stands between two $ as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def handle(colour: str, label: str, marker="o", line="-") -> Line2D:

@@ -234,7 +234,8 @@ class Claim:
     def log_shape(self, n) -> np.ndarray:
         """Logarithm of the claimed function, up to a constant: log_power log log n - exponent log n."""
         logs = np.log(np.asarray(n, float))
-        return self.log_power * np.log(logs) - (self.exponent or 0.0) * logs
+        power = self.log_power * np.log(logs) if self.log_power else 0.0  # log log 1 is not defined
+        return power - (self.exponent or 0.0) * logs
 
 
 # Every table of a study file, in the order of the reference.
