@@ -365,9 +365,9 @@ class _Scale:
         new = {"slope": slope, "intercept": intercept, "variance": variance}
         found = {name: jnp.reshape(value, jnp.shape(params[name])) for name, value in new.items()}
         if "gate_slope" in params:
-            gate = params["gate_slope"] / self.x_sd
-            bias = params["gate_bias"] - gate @ self.x_mid
-            return {"gate_bias": bias - bias[-1], "gate_slope": gate - gate[-1], **found}
+            gate = (params["gate_slope"] - params["gate_slope"][-1]) / self.x_sd  # differences first: exact zeros
+            bias = params["gate_bias"] - params["gate_bias"][-1] - gate @ self.x_mid
+            return {"gate_bias": bias, "gate_slope": gate, **found}
         center = self.x_mid + self.x_sd * params["center"]
         covariance = params["covariance"] * self.x_sd[:, None] * self.x_sd
         return {"weight": params["weight"], "center": center, "covariance": covariance, **found}
