@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from mixtures import MIXTURES, free_vector, softmax
 from scipy.special import softmax as softmax_of
 from tiny import call
+from tiny import study as tiny_study
 
 import moe_sim as ms
 from moe_sim.errors import InputError
@@ -161,7 +163,7 @@ def spoilt(values, row, entry):
         ({"atoms": 2.5}, ("atoms", "2.5")),
         ({"x": spoilt(X, 7, np.nan)}, ("x column 'x' has nan in row 7", "drop or fill")),
         ({"y": spoilt(Y, 3, np.inf)}, ("y column 'y' has inf in row 3", "drop or fill")),
-        ({"x": spoilt(X, 1, "high")}, ("x has entries that are no numbers", "code categories")),
+        ({"x": spoilt(X, 1, "high")}, ("x has 'high' in row 1", "code categories")),
         ({"x": X.ravel()[:-1]}, ("x has 199 rows and y 200", "as many")),
         ({"x": np.ones(200)}, ("x column 'x' is constant", "leave it out")),
         ({"y": np.zeros(200)}, ("y column 'y' is constant",)),
@@ -170,6 +172,14 @@ def spoilt(values, row, entry):
         ({"estimator": "least-squares"}, ("estimator = 'least-squares'", "mle")),
         ({"estimator": "steps"}, ("estimator = 'steps'", "mle")),
         ({"starts": 0}, ("starts", "0")),
+        ({"bound": float("nan")}, ("bound = nan is not finite", "pass a finite number")),
+        ({"bound": -1}, ("bound = -1", "at least 0")),
+        ({"bound": 0}, ("bound = 0", "positive number of standard deviations")),
+        ({"bound": "50"}, ("bound = '50' is not a number",)),
+        ({"seed": -1}, ("seed = -1", "whole number")),
+        ({"seed": 1.5}, ("seed = 1.5", "whole number")),
+        ({"model": tiny_study().problem.model}, ("PrefixModel object is a regression", "moe_sim.run")),
+        ({"x": np.stack([X.ravel(), 3 * X.ravel() + 1], axis=1)}, ("x column 'x1' is a combination of the others",)),
         ({"model": MIXTURES["softmax-K3-d2-o2"].model}, ("x with 2 columns", "pass the columns")),
     ],
 )
@@ -177,6 +187,30 @@ def test_bad_data_are_refused_with_the_remedy(change, words):
     with pytest.raises(InputError) as caught:
         ms.fit(**(GOOD | change))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_fit_knows_its_columns_by_name(found):
+    named = replace(found, x_names=["dose"], y_names=["answer"], x_named=True, y_named=True)
+    data = pd.DataFrame({"other": 0.0, "dose": X.ravel()})
+    np.testing.assert_array_equal(named.predict(data), found.predict(X))
+    np.testing.assert_array_equal(named.gates(data), found.gates(X))
+    shuffled = pd.Series(Y.ravel(), name="answer").sample(frac=1, random_state=0)
+    np.testing.assert_array_equal(named.responsibilities(data, shuffled), found.responsibilities())
+    with pytest.raises(InputError, match="x has no column 'dose': pass those of the fit, dose"):
+        named.predict(data[["other"]])
+    with pytest.raises(InputError, match="y is missing: pass the y of these x"):
+        named.responsibilities(data)
+    with pytest.raises(InputError, match="x has 200 rows and y 5"):
+        named.responsibilities(data, Y[:5])
+    assert {"slope[0,dose]", "gate_slope[1,dose]", "intercept[0]"} <= set(named.frame["parameter"])
+    assert {"slope[0,0]", "gate_slope[1,0]", "intercept[0]"} <= set(replace(found, x_named=False).frame["parameter"])
+    assert len(repr(named)) < 200 and "loglik" in repr(named)
+
+
+def test_a_gate_on_its_bound_is_explained(found):
+    step = replace(found, bounds=["gate_slope[0,0]"])
+    assert "On its bound: gate_slope[0,0]. A gate whose slope is on its bound is a step" in step.explain()
+    assert "is a step" not in replace(found, bounds=["log_variance[0]"]).explain()
 
 
 # The command line
@@ -206,7 +240,14 @@ def test_fit_from_the_command_line(table, found, monkeypatch, capsys):
         (("none.csv", "--model", "softmax-gaussian", "--atoms", 2), ("none.csv",)),
         (("ragged.csv", "--model", "softmax-gaussian", "--atoms", 2), ("ragged.csv is no CSV table", "equal rows")),
         (("data.csv", "--model", "softmax-gaussian", "--atoms", 2, "--x", "doze", "--y", "answer"), ("doze", "dose")),
-        (("data.csv", "--model", "softmax-gaussian", "--atoms", 2, "--x", "name", "--y", "answer"), ("numbers",)),
+        (
+            ("data.csv", "--model", "softmax-gaussian", "--atoms", 2, "--x", "name", "--y", "answer"),
+            ("'name' has 'a' in row 0",),
+        ),
+        (("data.csv", "--x", "dose,dose", "--y", "answer"), ("--x has 'dose' twice", "pass each column once")),
+        (("data.csv", "--x", "dose", "--y", "dose"), ("column 'dose' is in x and in y",)),
+        (("data.csv", "--x", "dose", "--y", "answer", "--bound", "0"), ("--bound = 0",)),
+        (("data.csv", "--x", "dose", "--y", "answer", "--atoms", "0"), ("--atoms = 0 is out of range",)),
     ],
 )
 def test_the_command_line_refuses_bad_tables(table, monkeypatch, capsys, arguments, words):
@@ -220,6 +261,14 @@ def test_a_file_that_cannot_be_written_loses_no_estimates(table, found, monkeypa
     status, out, err = call(monkeypatch, capsys, "fit", "data.csv", "--y", "answer", "--gates", "nowhere/gates.csv")
     assert status == 2 and "nowhere/gates.csv cannot be written" in err and "pass another file" in err
     assert f"{found.loglik:.6f}" in out
+
+
+def test_names_are_drawn_as_they_are(found, tmp_path):
+    """Not as mathematics, though they have dollars in them; and no font that journals refuse."""
+    figure = plot_fit(replace(found, x_names=["cost ($) per $"], y_names=[r"x$\foo$"]))
+    save(figure, tmp_path / "fit.pdf")
+    assert b"/Type3" not in (tmp_path / "fit.pdf").read_bytes()
+    assert figure.axes[1].get_xlabel() == r"cost (\$) per \$"
 
 
 def test_several_covariates_are_drawn(tmp_path):

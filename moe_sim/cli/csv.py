@@ -33,8 +33,8 @@ def read_table(data: Path, sep: str, decimal: str, encoding: str, no_header: boo
         table.columns = pd.Index([f"c{i}" for i in range(table.shape[1])])
     elif all(_is_number(name) for name in table.columns):
         raise InputError(
-            f"{data}: its first line, {', '.join(map(str, table.columns))}, looks like data: add a header line, or pass "
-            "--no-header"
+            f"{data}: its first line, {', '.join(map(str, table.columns))}, looks like data: add a header line, or "
+            "pass --no-header"
         )
     if table.shape[1] == 1:
         found = next((s for s in ";\t|" if s in str(table.columns[0])), None)

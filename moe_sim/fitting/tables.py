@@ -53,21 +53,24 @@ def read(what: str, values: Any) -> Table:
 
 def _no_number(what: str, values: Any) -> str:
     """Where the first entry is that is no number."""
+    ragged = f"{what} is no table of numbers: pass an array or a data frame with equally long rows"
     try:
         frame = values if isinstance(values, pd.DataFrame) else pd.DataFrame(np.asarray(values, dtype=object))
     except (TypeError, ValueError):
-        return f"{what} is no table of numbers: pass an array or a data frame with equally long rows"
+        return ragged
     for name, column in frame.items():
         for row, entry in enumerate(column.tolist()):
             try:
                 float(entry)
             except (TypeError, ValueError):
+                if isinstance(entry, (list, tuple, np.ndarray)):
+                    return ragged
                 where = f" column {str(name)!r}" if isinstance(values, pd.DataFrame) else ""
                 return (
                     f"{what}{where} has {entry!r} in row {row} (the first is 0), which is no number: pass numeric "
                     "columns, code categories first"
                 )
-    return f"{what} has entries that are no numbers: pass numeric columns, code categories first"
+    return ragged
 
 
 def pair(x: Any, y: Any) -> tuple[Table, Table]:

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
-from moe_sim.errors import InputError
 from moe_sim.models.base import Density
 from moe_sim.plots.style import STYLE, frame, grid_of_panels, handle, legend, note, write
 from moe_sim.rates.slopes import CONFIDENCE_LEVEL, summarise
@@ -123,31 +122,37 @@ def predicted_curve(results: Results, loss: str, constants: Constants | None) ->
 
 
 def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants | None = None) -> Figure:
-    """One panel a claim: the loss, its worst near-minimiser, the claimed line, the predicted line and the verdict."""
-    if not verdicts:
-        raise InputError("the study has no claims, so there is nothing to draw: add a [[claim]] table")
+    """One panel a claim: the loss, its worst near-minimiser, the claimed line, the predicted line and the verdict. Of a
+    study without claims, one panel a loss."""
+    found = [loss.name for loss in results.study.problem.losses if len(curve(results, loss.name))]
+    panels_of: list[tuple[str, Verdict | None]] = [(v.loss, v) for v in verdicts] or [(name, None) for name in found]
     colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
     with matplotlib.rc_context(STYLE):
-        figure, panels = grid_of_panels(len(verdicts), 2, 3.3)
-        for axes, v in zip(panels, verdicts, strict=False):
-            data = curve(results, v.loss)
-            draw_curve(axes, curve(results, v.loss, "near"), "0.45", marker="s", linestyle=":")
+        figure, panels = grid_of_panels(len(panels_of), 2, 3.3)
+        for axes, (loss, v) in zip(panels, panels_of, strict=False):
+            data = curve(results, loss)
+            draw_curve(axes, curve(results, loss, "near"), "0.45", marker="s", linestyle=":")
             draw_curve(axes, data, colour)
-            predicted = predicted_curve(results, v.loss, constants)
+            predicted = predicted_curve(results, loss, constants)
             axes.plot(predicted["n"], predicted["value"], color=_PREDICTED, linewidth=0.9)
-            if v.exponent is not None:
+            if v is not None and v.exponent is not None:
                 _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
-            slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
-            claim = "no polynomial rate" if v.kind == "lower" else f"{v.kind} claim"
             density = isinstance(results.study.problem.model, Density)
-            text = label("hellinger" if density and v.loss == "function" else v.loss)
-            frame(axes, f"{claim}: {v.verdict}\n{slope}", text)
+            frame(axes, _judged(v), label("hellinger" if density and loss == "function" else loss))
         handles = [handle(colour, "best fit"), handle("0.45", "worst near-minimiser", "s", ":")]
-        if any(len(predicted_curve(results, v.loss, constants)) for v in verdicts):
+        if any(len(predicted_curve(results, loss, constants)) for loss, _ in panels_of):
             handles.append(handle(_PREDICTED, "predicted for large $n$", ""))
         legend(figure, handles, results.study.name)
         note(figure, caption(results))
     return figure
+
+
+def _judged(v: Verdict | None) -> str:
+    """The title of a panel: verdict and slope, nothing where nothing is claimed."""
+    if v is None:
+        return ""
+    slope = "" if v.interval is None else f"slope {v.slope:.3f} [{v.interval[0]:.3f}, {v.interval[1]:.3f}]"
+    return f"{'no polynomial rate' if v.kind == 'lower' else f'{v.kind} claim'}: {v.verdict}\n{slope}"
 
 
 def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -233,7 +234,24 @@ def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Paramete
     found = coordinates.read_truth(declared, model.shapes(sizes), table)
     lower, upper = model.bounds(sizes, options.bound, options.bias_bound)
     coordinates.outside(declared, model.unconstrain(found), lower, upper)
+    _distinct(model, found)
     return found
+
+
+def _distinct(model: Model, truth: Parameters) -> None:
+    """Refuse true atoms that lie at one place: a cell must have an atom of its own."""
+    for group, mass in model.masses.items():
+        own = [
+            name for name, p in model.parameters().items()
+            if not p.shared and name != mass and (p.group or model.groups[0]) == group
+        ]  # fmt: skip
+        rows = [np.concatenate([np.ravel(truth[name][i]) for name in own]) for i in range(len(truth[mass])) if own]
+        for i, j in combinations(range(len(rows)), 2):
+            if np.array_equal(rows[i], rows[j]):
+                raise InputError(
+                    f"truth: atoms {i} and {j} have the same {', '.join(own)}, so they are one atom with the mass of "
+                    "both: leave one out, or move it"
+                )
 
 
 def read_claim(index: int, table: Any, problem: Problem) -> Claim:
@@ -245,6 +263,13 @@ def read_claim(index: int, table: Any, problem: Problem) -> Claim:
     low, high = map(float, found.window)
     if not low < high:
         raise InputError(f"{where}.window = [{low:g}, {high:g}]: pass the smaller size first")
+    model, atoms = problem.model, problem.options.atoms
+    multi = [loss.name for loss in problem.losses if loss.cells == "multi"]
+    if found.loss in multi and model.total(atoms) == model.count(problem.truth):
+        raise InputError(
+            f"{where}.loss = {found.loss!r} is not defined here: with as many fitted atoms as true ones no cell has "
+            "two, raise fit.atoms"
+        )
     if found.log_power and low < 2:
         raise InputError(f"{where}.window starts at {low:g}, where log log n is not defined: start at 2 or later")
     return replace(found, window=(low, high))
