@@ -16,6 +16,7 @@ from moe_sim.data.samples import kept
 from moe_sim.errors import InputError, number, one_of, whole
 from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.compiled import parameters_of
+from moe_sim.fitting.lines import left_by_lines
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.fitting.options import LIMITS, FitOptions, estimators
 from moe_sim.fitting.tables import Table, check_columns, covariates, pair
@@ -27,8 +28,8 @@ from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.models.support import Counts, Labels
 
 MODELS: dict[str, Callable[..., Density]] = {"softmax-gaussian": SoftmaxGaussian, "gaussian-gated": GaussianGated}
-NARROWEST = 1e-4  # least variance of an expert, as a part of the variance of its output (and of x)
-WIDEST = 4.0
+NARROWEST = 1e-4  # least variance of an expert, as a part of what so many lines leave of its output; that of x, of x
+WIDEST = 4.0  # largest, as a part of the variance of output or x
 ON_BOUND = 1e-9
 # What the axes of a named model's parameters are, after that of the experts.
 _AXES = {
@@ -181,7 +182,8 @@ def fit(
     model: ``softmax-gaussian``, ``gaussian-gated``, or a ``Density``. atoms: by group, where it has several. Arrays,
     data frames and series are taken.
     Data are standardised within, so ``bound`` is in standard deviations: slopes and gates lie within it, variances
-    between 1e-4 and 4 times the variance of their output; what ends on a bound is named. A named model's estimates,
+    between 1e-4 times what as many lines leave of their output (``lines.left_by_lines``) and 4 times its variance; what
+    ends on a bound is named. A named model's estimates,
     likelihood and errors are those of the data as given. A ``Density`` is fitted to the data as they are.
     Standard errors are the sandwich H^-1 G H^-1 (White 1982). Raises ``InputError``.
     """
@@ -196,7 +198,7 @@ def fit(
         one_of("model", model, MODELS)
         check_columns("x", x_table)
         check_columns("y", y_table)
-        built = _build(model, x, y)
+        built = _build(model, x, y, whole("atoms", atoms, 1, 50))
     else:
         built = model
         if isinstance(built, Regression):
@@ -257,9 +259,10 @@ def _check_support(model: Density, y: np.ndarray) -> None:
         )
 
 
-def _build(name: str, x, y) -> Density:
+def _build(name: str, x, y, atoms: int) -> Density:
     """The named model for standardised data."""
-    size = x.shape[1], y.shape[1], (NARROWEST, WIDEST)
+    scale = _Scale.of(x, y)
+    size = x.shape[1], y.shape[1], (NARROWEST * left_by_lines(scale.x(x), scale.y(y), atoms), WIDEST)
     return MODELS[name](*size, (NARROWEST, WIDEST)) if name == "gaussian-gated" else MODELS[name](*size)
 
 
