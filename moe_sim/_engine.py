@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moe_sim.errors import InputError
+
 # On the command line a Ctrl-C while modules load ends the process at once, as nothing has begun yet, in place of a
 # traceback; ``cli.main`` takes Ctrl-C over. A shell's background job goes on ignoring it.
 with contextlib.suppress(IndexError, ValueError):  # no command; not in the main thread
@@ -66,6 +68,20 @@ def set_up() -> None:
 
 
 set_up()
+
+_used_in: int | None = None  # the process that computed first
+
+
+def used() -> None:
+    """Note that this process computes. Raises ``InputError`` where a process has done so from which this one was
+    forked: JAX's threads do not survive that, and what it computes would never end."""
+    global _used_in
+    _used_in = _used_in or os.getpid()
+    if _used_in != os.getpid():
+        raise InputError(
+            "JAX was in use before this process was forked, and would wait for ever: start processes with "
+            "multiprocessing.get_context('spawn')"
+        )
 
 
 class _Late:

@@ -440,3 +440,9 @@ def test_json_has_the_documented_keys_and_no_nan():
     assert text["replicates"] == 100 and text["certified"] == 1.0 and text["uncertified"] == {}
     assert text["mean"][0] is None and text["mean"][1:] == pytest.approx(DECADES[1:] ** -0.5)
     assert text["evidence"] == {"loss": 1.0, "separated": True}
+
+
+def test_a_window_may_start_at_one():
+    """log log 1 is not defined; a claim without a power of it does not ask for it."""
+    claim = Claim("voronoi", "upper", 0.5, 0.0, (1.0, 8.0))
+    np.testing.assert_array_equal(claim.log_shape([1.0, 2.0]), [0.0, -0.5 * np.log(2.0)])

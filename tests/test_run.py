@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from threading import Event
@@ -114,6 +115,13 @@ def test_memory_and_folder_hold_the_same(folder):
 
 
 # Going on
+
+
+def test_results_survive_pickling(folder):
+    done = ms.load_results(folder)
+    back = pickle.loads(pickle.dumps(done))
+    assert back.study.digest == done.study.digest and back.frame.equals(done.frame)
+    assert [v.to_json() for v in ms.judge(back)] == [v.to_json() for v in ms.judge(done)]
 
 
 def test_a_finished_run_is_not_run_again(copied, no_computing):

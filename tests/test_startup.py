@@ -14,6 +14,7 @@ import tomli_w
 from tiny import tables
 
 import moe_sim as ms
+from moe_sim import _engine
 
 HEAVY = ("jax", "pandas", "scipy.stats", "torch", "matplotlib")
 SOFTMAX = {
@@ -122,3 +123,14 @@ sys.stdout.write(subprocess.check_output([sys.executable, "-c", {f"import moe_si
 """
     found = json.loads(python(code, tmp_path, MOE_SIM_CORES="3", XDG_CACHE_HOME="/tmp/cache"))
     assert found == [True, 4, "/tmp/other/moe_sim/jax", 0.3]
+
+
+def test_a_fork_after_computing_is_refused(monkeypatch):
+    """JAX's threads do not survive it: a pool of such processes once waited for ever."""
+    problem = ms.load_study("prefix-shared-linear-exact").problem
+    monkeypatch.setattr(_engine, "_used_in", os.getpid() + 1)
+    with pytest.raises(ms.InputError, match=r"JAX was in use before this process was forked.*'spawn'"):
+        ms.Fitter(problem.model, problem.truth, problem.options)
+    monkeypatch.setattr(_engine, "_used_in", None)
+    ms.Fitter(problem.model, problem.truth, problem.options)
+    assert _engine._used_in == os.getpid()

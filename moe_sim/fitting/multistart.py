@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe_sim._engine import used
 from moe_sim.data.samples import Subsample, batch_size
 from moe_sim.errors import InputError
 from moe_sim.fitting import starts as start_rules
@@ -102,6 +103,7 @@ class Fitter:
     """
 
     def __init__(self, model: Model, truth: Parameters | None, options: FitOptions, how: str | None = None):
+        used()
         if options.estimator not in estimators(model):
             raise InputError(
                 f"fit.estimator = {options.estimator!r} does not fit this model: pass {' or '.join(estimators(model))}"
