@@ -28,7 +28,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
 def whole(name: str, value: Any, low: int = 0, high: float = math.inf) -> int:
     """``value`` as an int in [low, high] (1e6 is one), or an ``InputError`` naming it."""
     found = number(name, value)
-    value = int(found) if found == int(found) else value  # 0, though a command line has read 0.0
+    value = int(found) if found == int(found) and abs(found) < 1e15 else value  # 0, though a command line read 0.0
     if found != int(found):
         raise InputError(f"{name} = {value} is not a whole number: pass a whole number {_range(low, high)}")
     if not low <= found <= high:

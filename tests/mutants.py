@@ -229,8 +229,8 @@ MUTANTS = [
     Mutant(
         "sign of the log factor",
         "study/schema.py",
-        "self.log_power * np.log(logs) - ",
-        "-self.log_power * np.log(logs) - ",
+        "return power - (self.exponent or 0.0)",
+        "return -power - (self.exponent or 0.0)",
         "rates",
     ),
     Mutant(

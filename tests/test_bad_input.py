@@ -147,6 +147,12 @@ BAD = {
     "no size at all": Bad("sample.sizes = []", "pass a list", sample__sizes=[]),
     "one replicate": Bad("sample.replicates = 1", "pass a whole number from 2", sample__replicates=1),
     "seed below 0": Bad("sample.seed = -1", "pass a whole number from 0", sample__seed=-1),
+    "window without sizes": Bad("claim[0].window = [1e+09, 1e+10] holds 0 of sample.sizes: a slope needs 3",
+                                "add sizes", claim__0__window=[1e9, 1e10]),
+    "window with two sizes": Bad("claim[0].window = [100, 1000] holds 2 of sample.sizes", "widen it",
+                                 claim__0__window=[1e2, 1e3]),
+    "one size": Bad("sample.sizes has 1 size", "a slope needs at least 3", sample__sizes=[1e4], claim__0__window=GONE,
+                    claim__1__window=GONE),
     "window reversed": Bad("claim[0].window = [10000, 100]", "pass the smaller size first",
                            claim__0__window=[1e4, 1e2]),
     "window of three": Bad("claim[0].window has shape (3,)", "pass an array of shape (2)", claim__0__window=[1, 2, 3]),
@@ -329,11 +335,6 @@ class TestFolders:
         answer = call(monkeypatch, capsys, "plot", "run", "--out", "study.toml/rates.svg")
         refused(answer, "study.toml/rates.svg cannot be written", "pass a file that you may write")
         untouched(run_folder.parent, before)
-
-    def test_figure_of_a_study_without_claims(self, folder, monkeypatch, capsys):
-        path = write(folder, claim=[])
-        assert call(monkeypatch, capsys, "run", path, "--out", "run")[0] == 0
-        refused(call(monkeypatch, capsys, "plot", "run"), "no claims", "add a [[claim]]")
 
 
 class TestFiles:

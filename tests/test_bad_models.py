@@ -303,7 +303,8 @@ def test_fit_of_a_density_of_ones_own(folder):
         ({"y": y + 1}, r"y has 2, where Logistic takes whole numbers from 0 to 1: code y so"),
         ({"y": y / 2}, r"y has 0\.5, where"),
         ({"atoms": {"a": 1}}, r"atoms = \{'a': 1\}: pass a number for each of atoms"),
-        ({"model": ms.Study(**tables()).problem.model}, r"model = SigmoidGate object is no density of y"),
+        ({"model": ms.Study(**tables()).problem.model}, r"model = SigmoidGate object is a regression, and fit takes"),
+        ({"model": 3}, r"model = int object is no density of y: pass a name, or a moe_sim.Density"),
     ):
         with pytest.raises(ms.InputError, match=match):
             ms.fit(**{"model": model, "x": x, "y": y, "atoms": 1} | wrong)

@@ -13,6 +13,7 @@ from tiny import RUN, contents, study, tables, write
 
 import moe_sim as ms
 from moe_sim.plots import rates as plots
+from moe_sim.plots.rates import plot_rates
 
 VERDICT_KEYS = {
     "claim", "loss", "kind", "exponent", "log_power", "slope", "interval", "verdict", "sizes", "mean", "mcse",
@@ -116,6 +117,17 @@ def test_claims_lists_the_registry_and_the_last_verdicts(folder, moe_sim):
     lines = moe_sim("claims")[1].splitlines()
     first = next(line for line in lines if prefix[0] in line)
     assert "undecided" in first and "not run" not in first
+
+
+def test_a_study_without_claims_is_drawn(folder, moe_sim):
+    """Every loss that has values, and no claimed line."""
+    assert moe_sim("run", write(folder, claim=[]), "--out", "run")[0] == 0
+    results = ms.load_results(folder / "run")
+    figure = plot_rates(results, [])
+    drawn = [axes for axes in figure.axes if axes.lines]
+    seen = [loss.name for loss in results.study.problem.losses if results.frame[f"loss:{loss.name}"].notna().any()]
+    assert len(drawn) == len(seen) >= 3 and all(axes.get_title() == "" for axes in drawn)
+    assert moe_sim("plot", "run", "--out", "rates.png")[0] == 0 and (folder / "rates.png").stat().st_size > 20_000
 
 
 def test_plot_writes_the_same_bytes_twice(folder, moe_sim):

@@ -261,6 +261,8 @@ def read_claim(index: int, table: Any, problem: Problem) -> Claim:
     if found.kind != "lower":
         need(where, table, "exponent")
     low, high = map(float, found.window)
+    if low == high and "window" not in table:
+        raise InputError(f"sample.sizes has 1 size: a slope needs at least 3, and {where} claims one")
     if not low < high:
         raise InputError(f"{where}.window = [{low:g}, {high:g}]: pass the smaller size first")
     model, atoms = problem.model, problem.options.atoms
