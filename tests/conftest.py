@@ -112,9 +112,9 @@ def _resident() -> int:
 
 
 @pytest.fixture
-def few(monkeypatch):
-    """A search of the modulus with few starts and levels, where these are enough."""
-    for name, value in (("STARTS", 16), ("LEVELS", 5), ("SWEEPS", 1)):
+def few_starts(monkeypatch):
+    """A search of the modulus with few starts and without the way back, where these are enough."""
+    for name, value in (("STARTS", 16), ("SWEEPS", 1)):
         monkeypatch.setattr(f"moe_sim.theory.modulus.{name}", value)
 
 

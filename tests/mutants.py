@@ -229,8 +229,8 @@ MUTANTS = [
     Mutant(
         "sign of the log factor",
         "study/schema.py",
-        "return power - (self.exponent or 0.0)",
-        "return -power - (self.exponent or 0.0)",
+        "return power - exponent * logs",
+        "return -power - exponent * logs",
         "rates",
     ),
     Mutant(

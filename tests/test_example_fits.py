@@ -11,6 +11,12 @@ import moe_sim as ms
 pytestmark = pytest.mark.computes
 
 
+@pytest.fixture
+def few(few_starts, monkeypatch):
+    """Few values of eps too: exact fits need no more."""
+    monkeypatch.setattr("moe_sim.theory.modulus.LEVELS", 5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_fits_are_certified(name, tmp_path):
     """At least 0.9 of them, and the function is found."""

@@ -197,14 +197,7 @@ def test_one_expert_fitted_by_more(atoms, kappas):
         assert m.cells[-1] == (atoms,)
 
 
-@pytest.fixture
-def fewer(monkeypatch):
-    """A search with few starts, and without the way back."""
-    monkeypatch.setattr("moe_sim.theory.modulus.STARTS", 16)
-    monkeypatch.setattr("moe_sim.theory.modulus.SWEEPS", 1)
-
-
-def test_two_gates_fitted_by_three(fewer):
+def test_two_gates_fitted_by_three(few_starts):
     """The published truth of two experts, one atom too many: 4 for intercepts (claimed so), 2 for slopes' variances."""
     problem = ms.load_study("softmax-gaussian-over-2").problem
     for name, levels, kappa in (("gate_slope+intercept", 9, 4), ("slope+variance", 5, 2)):
@@ -212,13 +205,13 @@ def test_two_gates_fitted_by_three(fewer):
         assert found.kappa == pytest.approx(kappa, abs=0.15)
 
 
-def test_gaussian_gates_fitted_by_one_more(fewer):
+def test_gaussian_gates_fitted_by_one_more(few_starts):
     problem = ms.load_study("gaussian-gated-over").problem
     (found,) = moduli(problem, "atoms:weighted:center+intercept", eps=0.3 * 0.5 ** np.arange(7))
     assert found.kappa == pytest.approx(4, abs=0.15)
 
 
-def test_two_gates_fitted_by_four(fewer):
+def test_two_gates_fitted_by_four(few_starts):
     """Three atoms in either cell: 6 for intercepts. Two in each: 4."""
     problem = ms.load_study("softmax-gaussian-over-3").problem
     (found,) = moduli(problem, "atoms:weighted:intercept", eps=0.3 * 0.5 ** np.arange(4))
@@ -227,7 +220,7 @@ def test_two_gates_fitted_by_four(fewer):
     assert found.kappa_with((2, 2)) == pytest.approx(4, abs=0.3)
 
 
-def test_softmax_gates_with_twice_the_atoms_are_not_identified(fewer):
+def test_softmax_gates_with_twice_the_atoms_are_not_identified(few_starts):
     """Every atom in two, gates moved by the same +t and -t: a factor cosh(t x) common to all gates cancels."""
     case = mixtures.MIXTURES["softmax-K2-d1-o1"]
     truth = {k: np.asarray(v) for k, v in case.truth.items()}

@@ -18,12 +18,12 @@ Y = pd.Series(RNG.normal(size=20), name="y")
 
 
 def test_columns_are_found_by_name():
-    np.testing.assert_array_equal(covariates("x", X[["w", "x"]], ["x", "w"], True), X.to_numpy())
+    np.testing.assert_array_equal(covariates("x", X[["w", "x"]], ["x", "w"], True).values, X.to_numpy())
     wider = X.assign(z="text")[["z", "w", "x"]]  # what the fit does not use may be anything
-    np.testing.assert_array_equal(covariates("x", wider, ["x", "w"], True), X.to_numpy())
-    np.testing.assert_array_equal(covariates("x", X.to_numpy(), ["x", "w"], True), X.to_numpy())
-    np.testing.assert_array_equal(covariates("x", X, ["x0", "x1"], False), X.to_numpy())  # the fit had no names
-    np.testing.assert_array_equal(covariates("x", [1.0, 2.0], ["x"], True), [[1.0], [2.0]])
+    np.testing.assert_array_equal(covariates("x", wider, ["x", "w"], True).values, X.to_numpy())
+    np.testing.assert_array_equal(covariates("x", X.to_numpy(), ["x", "w"], True).values, X.to_numpy())
+    np.testing.assert_array_equal(covariates("x", X, ["x0", "x1"], False).values, X.to_numpy())  # the fit had no names
+    np.testing.assert_array_equal(covariates("x", [1.0, 2.0], ["x"], True).values, [[1.0], [2.0]])
 
 
 @pytest.mark.parametrize("values, words", [

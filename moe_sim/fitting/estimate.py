@@ -19,7 +19,7 @@ from moe_sim.fitting.compiled import parameters_of
 from moe_sim.fitting.lines import left_by_lines
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.fitting.options import LIMITS, FitOptions, estimators
-from moe_sim.fitting.tables import Table, check_columns, covariates, pair
+from moe_sim.fitting.tables import Table, aligned, check_columns, covariates, pair
 from moe_sim.likelihood.objective import passes_of
 from moe_sim.models.base import Atoms, Density, Parameters, Regression
 from moe_sim.models.coordinates import element, ravel, unravel
@@ -127,18 +127,14 @@ class Estimate:
         return np.einsum("nk,nkj->nj", self.gates(table), np.asarray(means))
 
     def _covariates(self, x) -> np.ndarray:
-        return covariates("x", x, self.x_names, self.x_named)
+        return covariates("x", x, self.x_names, self.x_named).values
 
     def _pair(self, x, y) -> tuple[np.ndarray, np.ndarray]:
         """x and y by the names of the fit, the rows of y in the order of x."""
         if y is None:
             raise InputError("y is missing: pass the y of these x")
-        parts = []
-        for what, values, names, named in (("x", x, self.x_names, self.x_named), ("y", y, self.y_names, self.y_named)):
-            found = covariates(what, values, names, named)
-            index = values.index if isinstance(values, (pd.DataFrame, pd.Series)) else None
-            parts.append(found if index is None else pd.DataFrame(found, index=index, columns=names))
-        one, other = pair(*parts)
+        one = covariates("x", x, self.x_names, self.x_named)
+        one, other = aligned(one, covariates("y", y, self.y_names, self.y_named))
         return one.values, other.values
 
     @property

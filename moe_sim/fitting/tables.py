@@ -76,7 +76,11 @@ def _no_number(what: str, values: Any) -> str:
 def pair(x: Any, y: Any) -> tuple[Table, Table]:
     """Tables of x and y with the same rows: where both have an index, the rows of y in the order of x. Raises
     ``InputError``."""
-    one, other = read("x", x), read("y", y)
+    return aligned(read("x", x), read("y", y))
+
+
+def aligned(one: Table, other: Table) -> tuple[Table, Table]:
+    """``pair`` of tables that have been read: x and y."""
     if one.named and other.named:
         both = [name for name in one.names if name in other.names]
         if both:
@@ -93,8 +97,8 @@ def pair(x: Any, y: Any) -> tuple[Table, Table]:
     return one, Table(other.values[order], other.names, other.named, one.index)
 
 
-def covariates(what: str, values: Any, names: list[str], named: bool) -> np.ndarray:
-    """The columns that a fit was made with, (n, columns): by name where it and these have names. Raises
+def covariates(what: str, values: Any, names: list[str], named: bool) -> Table:
+    """The columns that a fit was made with: by name where it and these have names. Raises
     ``InputError``."""
     known = ", ".join(names)
     if isinstance(values, pd.Series) and len(names) > 1:
@@ -111,7 +115,7 @@ def covariates(what: str, values: Any, names: list[str], named: bool) -> np.ndar
         raise InputError(
             f"{what} has {count} column{'s' if count > 1 else ''}, the fit has {len(names)} ({known}): pass these"
         )
-    return table.values
+    return table
 
 
 def check_columns(what: str, table: Table) -> None:

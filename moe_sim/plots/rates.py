@@ -17,6 +17,7 @@ from moe_sim.rates.slopes import CONFIDENCE_LEVEL, summarise
 from moe_sim.rates.verdicts import Verdict
 from moe_sim.rates.verdicts import accounting as all_accounted
 from moe_sim.simulation.runner import Results
+from moe_sim.study.schema import log_shape
 from moe_sim.theory.asymptotics import Constants
 
 STRUCTURES = {"shared-linear": "#0072B2", "shared-network": "#009E73", "independent": "#D55E00"}  # Okabe and Ito
@@ -62,11 +63,9 @@ def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4
     if len(data) < 2:
         return
 
-    def shape(n):
-        return (log_power * np.log(np.log(n)) if log_power else 0.0) - exponent * np.log(n)
-
     n = np.geomspace(data["n"].iloc[0], data["n"].iloc[-1], 50)
-    line = lift * np.exp(shape(n) + np.min(np.log(data["value"]) - shape(data["n"])))
+    above = np.min(np.log(data["value"]) - log_shape(data["n"], exponent, log_power))
+    line = lift * np.exp(log_shape(n, exponent, log_power) + above)
     axes.plot(n, line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
     axes.update_datalim([(n[18], line[18] / 2.2)])  # room for the formula, which hangs below a line that hardly falls
     axes.annotate(
@@ -124,8 +123,9 @@ def predicted_curve(results: Results, loss: str, constants: Constants | None) ->
 def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants | None = None) -> Figure:
     """One panel a claim: the loss, its worst near-minimiser, the claimed line, the predicted line and the verdict. Of a
     study without claims, one panel a loss."""
-    found = [loss.name for loss in results.study.problem.losses if len(curve(results, loss.name))]
-    panels_of: list[tuple[str, Verdict | None]] = [(v.loss, v) for v in verdicts] or [(name, None) for name in found]
+    panels_of: list[tuple[str, Verdict | None]] = [(v.loss, v) for v in verdicts] or [
+        (loss.name, None) for loss in results.study.problem.losses if len(curve(results, loss.name))
+    ]
     colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
     with matplotlib.rc_context(STYLE):
         figure, panels = grid_of_panels(len(panels_of), 2, 3.3)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moe_sim.rates.slopes import BENT, Slope, dropping, fit_slope, half_width_with, local_slopes, summarise, usable
-from moe_sim.study.schema import LARGEST, Claim
+from moe_sim.study.schema import FEWEST_SIZES, LARGEST, Claim
 
 SATURATED = 0.05  # share of such replicates above which no rate is read off
 _FURTHEST = 30  # sizes beyond the last that are considered when asking how far to go
@@ -96,7 +96,7 @@ def _read(claim: Claim, sizes, columns: list[np.ndarray], aggregate: str, shape:
 
 def _read_means(claim: Claim, sizes, mean, mcse, shape: bool) -> _Reading:
     places = usable(mean, mcse)
-    if len(places) < 3:
+    if len(places) < FEWEST_SIZES:
         return _Reading(list(sizes), list(mean), list(mcse), places, None, None, "undecided")
     n, m, e = (np.asarray(v, float)[places] for v in (sizes, mean, mcse))
     excess = fit_slope(n, m, e, claim.log_shape(n))
@@ -242,7 +242,7 @@ def _combine(claim, main, near, imputations, evidence, sizes) -> tuple[str, str]
             )
         return "undecided", "no pair of measures with the same function was found, and a slope proves no lower bound"
     if main.slope is None or near.slope is None:
-        return "undecided", f"{sizes} sizes with a positive loss in the window: a slope needs at least 3"
+        return "undecided", f"{sizes} sizes with a positive loss in the window: a slope needs at least {FEWEST_SIZES}"
     readings = {"the mean loss": main, "the worst near-minimiser": near}
     imputations = {f"uncertified replicates set to the {name}": r for name, r in imputations.items()}
     refuting = [name for name, r in readings.items() if r.verdict == "refuted"]

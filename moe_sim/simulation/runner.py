@@ -190,15 +190,16 @@ def on_worker(
             "differ in their last bits"
         )
     with blamed():  # where tracebacks go no further than the worker
-        study, machine = _kept_machine(text, truths, n if json.loads(truths) else 0, source)
+        study, machine = _kept_machine(text, truths, source)
         return _finish(_begin(study, machine, n, index))[0]
 
 
 @lru_cache(maxsize=4)
-def _kept_machine(text: str, truths: str, n: int, source: str) -> tuple[Study, _Machine]:
-    """What a worker compiles once for a study; n: the size whose truth it is, 0 where it does not move."""
+def _kept_machine(text: str, truths: str, source: str) -> tuple[Study, _Machine]:
+    """What a worker compiles once for a study; truths: of the one size it is about, none where they stay."""
     study = Study(outside=Outside(Sources(json.loads(source)), checked=True), **tomllib.loads(text))
-    return study, _machine(study.problem, truth_of(study, n, json.loads(truths)))
+    moving = json.loads(truths)
+    return study, _machine(study.problem, truth_of(study, float(next(iter(moving), 0)), moving))
 
 
 def truth_of(study: Study, n: float, truths: Truths) -> Parameters:

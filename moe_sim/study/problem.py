@@ -16,7 +16,7 @@ from moe_sim.models import FAMILIES, coordinates, loading, trial
 from moe_sim.models.base import Atoms, Model, Parameters, Regression
 from moe_sim.models.loading import Outside
 from moe_sim.models.remembered import remembered
-from moe_sim.study.schema import Claim, FitTable, LawTable, SampleTable
+from moe_sim.study.schema import FEWEST_SIZES, Claim, FitTable, LawTable, SampleTable
 from moe_sim.study.table import check_names, entries, is_table, need, read
 
 
@@ -262,7 +262,7 @@ def read_claim(index: int, table: Any, problem: Problem) -> Claim:
         need(where, table, "exponent")
     low, high = map(float, found.window)
     if low == high and "window" not in table:
-        raise InputError(f"sample.sizes has 1 size: a slope needs at least 3, and {where} claims one")
+        raise InputError(f"sample.sizes has 1 size: a slope needs at least {FEWEST_SIZES}, and {where} claims one")
     if not low < high:
         raise InputError(f"{where}.window = [{low:g}, {high:g}]: pass the smaller size first")
     model, atoms = problem.model, problem.options.atoms

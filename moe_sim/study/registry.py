@@ -13,22 +13,24 @@ if TYPE_CHECKING:
     from moe_sim.study.study import Study
 
 CLAIMS = Path(__file__).with_name("claims")
-FEWEST = 3  # sizes in a claim's window
 
 
 def load_study(source: str | Path) -> Study:
     """A study from a TOML file, or from the registry by its name. Raises ``InputError``, also where the sizes are too
     few for what it claims, before any of them is computed."""
     tables = _tables(source)
+    from moe_sim.study.schema import FEWEST_SIZES
     from moe_sim.study.study import Study  # with NumPy: a text that is no TOML is refused sooner
 
     study = Study(folder=Path(source).parent, **tables)
     for k, claim in enumerate(study.claims):
         low, high = claim.window
         held = sum(low <= n <= high for n in study.problem.sizes)
-        if held < FEWEST and claim.kind != "lower":
+        if held < FEWEST_SIZES and claim.kind != "lower":
             where = f"claim[{k}].window = [{low:g}, {high:g}]"
-            raise InputError(f"{where} holds {held} of sample.sizes: a slope needs {FEWEST}, widen it or add sizes")
+            raise InputError(
+                f"{where} holds {held} of sample.sizes: a slope needs {FEWEST_SIZES}, widen it or add sizes"
+            )
     return study
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from moe_sim.study.table import Array, Choice, Flag, Number, OneOrTable, Sizes, Table, Text, Whole, entry
 
 UNFITTED = ("start", "one-step")  # controls that are no fits
+FEWEST_SIZES = 3  # that a slope is made of
 MARGIN = 0.1  # default margin of a claim, as a part of its exponent
 LARGEST = 10**15  # size that a study may have: counts stay exact in double precision
 
@@ -232,10 +233,15 @@ class Claim:
         return self.margin if self.margin is not None else MARGIN * (self.exponent or 0.0)
 
     def log_shape(self, n) -> np.ndarray:
-        """Logarithm of the claimed function, up to a constant: log_power log log n - exponent log n."""
-        logs = np.log(np.asarray(n, float))
-        power = self.log_power * np.log(logs) if self.log_power else 0.0  # log log 1 is not defined
-        return power - (self.exponent or 0.0) * logs
+        """``log_shape`` of the claimed function."""
+        return log_shape(n, self.exponent or 0.0, self.log_power)
+
+
+def log_shape(n, exponent: float, log_power: float) -> np.ndarray:
+    """Logarithm of (log n)^log_power n^-exponent."""
+    logs = np.log(np.asarray(n, float))
+    power = log_power * np.log(logs) if log_power else 0.0  # log log 1 is not defined
+    return power - exponent * logs
 
 
 # Every table of a study file, in the order of the reference.
