@@ -111,8 +111,8 @@ def read(form: Form, c: Coefficients, x, y, weight) -> _Chunk:
     top = _largest(exponents)
     part = [jnp.exp(e - top) for e in exponents]
     density = _total(part)
-    gate, normaliser = _gates(form, logits)
-    ratio, base = (density, top) if gate is None else (density / normaliser, top - _largest(logits))
+    gate, normaliser, highest = _gates(form, logits)
+    ratio, base = (density, top) if gate is None else (density / normaliser, top - highest)
     scale = weight / density
     tau = [part[k] * scale for k in experts]
     w = [] if gate is None else [gate[k] * (weight / normaliser) for k in range(form.gates)]
@@ -122,23 +122,23 @@ def read(form: Form, c: Coefficients, x, y, weight) -> _Chunk:
 
 
 def _frozen(form: Form, x, y) -> tuple[list[Any], list[Any]]:
-    """Logits of the frozen experts, and their exponents: logit plus log-density, rows (B,). Their variance is known."""
+    """Logits of the frozen experts, and their exponents: logit plus log-density, rows (B,)."""
     assert form.frozen is not None
     count, known_logits, known_outputs = form.frozen
-    variance = 1.0 if form.variance is None else form.variance
+    variance = form.frozen_variance
     known = jax.vmap(known_logits, out_axes=1)(x)
     gap = y.T[None] - jax.vmap(known_outputs, out_axes=2)(x)
     closeness = -0.5 * jnp.sum(gap**2, axis=1) / variance - 0.5 * form.outputs * jnp.log(variance)
     return [known[k] for k in range(count)], [known[k] + closeness[k] for k in range(count)]
 
 
-def _gates(form: Form, logits: list[Any]) -> tuple[list[Any] | None, Any]:
-    """Unnormalised gates, the largest 1, and their sum; None of joint densities, which do not normalise them."""
+def _gates(form: Form, logits: list[Any]) -> tuple[list[Any] | None, Any, Any]:
+    """Gates over the largest, their sum, the largest logit; None of joint densities, which do not normalise them."""
     if form.joint:
-        return None, None
+        return None, None, None
     highest = _largest(logits)
     gate = [jnp.exp(logit - highest) for logit in logits]
-    return gate, _total(gate)
+    return gate, _total(gate), highest
 
 
 def _loglik(form: Form, ratio, base, weight):

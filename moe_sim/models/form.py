@@ -52,6 +52,11 @@ class Form:
     def gates(self) -> int:
         return self.experts - self.pinned
 
+    @property
+    def frozen_variance(self) -> float:
+        """That of the frozen experts, which come with a known one."""
+        return 1.0 if self.variance is None else self.variance
+
     @cached_property
     def gate_features(self) -> list[Monomial]:
         return monomials(self.dimension, self.gate_degree)

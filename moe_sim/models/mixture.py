@@ -46,7 +46,7 @@ class MixtureModel(Density):
         if form.frozen is not None:
             known = form.frozen[2](x)
             mean = jnp.concatenate([mean, known])
-            variance = jnp.concatenate([variance, jnp.broadcast_to(_variance(form), known.shape)])
+            variance = jnp.concatenate([variance, jnp.broadcast_to(form.frozen_variance, known.shape)])
         return mean, variance
 
     def log_components(self, params, x, y):
@@ -83,10 +83,6 @@ class MixtureModel(Density):
         chosen = lambda v: jnp.take_along_axis(v, expert[:, None, None], axis=1)[:, 0]  # noqa: E731
         noise = jax.random.normal(key_y, (len(index), self.outputs))
         return x, chosen(mean) + jnp.sqrt(chosen(variance)) * noise
-
-
-def _variance(form: Form):
-    return 1.0 if form.variance is None else form.variance
 
 
 def spread(weight, values):
