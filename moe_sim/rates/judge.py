@@ -43,4 +43,5 @@ def _judge(results, claim: Claim) -> Verdict:
         sizes, column(f"loss:{claim.loss}"), column(f"near:{claim.loss}"), column("certificate"), full, loss.aggregate
     )
     start = study.problem.options.start
-    return judge_claim(study.name, claim, start, replicates, results.evidence.get(claim.loss))
+    evidence, unseen = results.evidence.get(claim.loss), results.unseen.get(claim.loss, [])
+    return judge_claim(study.name, claim, start, replicates, evidence, unseen)

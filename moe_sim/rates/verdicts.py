@@ -24,6 +24,7 @@ class Verdict:
 
     excess: the slope of the mean loss over the claimed function, ``tail`` that of the largest sizes alone where the
     claimed function clearly does not fit. local_slopes, dropping: see ``slopes``; they are shown, and decide nothing.
+    unseen: directions of the truth that samples of these sizes say nothing of (``theory.unseen``): no rate is read off.
     controls, warnings: see ``compare_control``.
     replicates_needed, sizes_needed: replicates a size, or largest size, at which an undecided claim would be decided
     if the slopes stayed where they are; None where neither would.
@@ -60,6 +61,7 @@ class Verdict:
     replicates_needed: int | None
     sizes_needed: float | None
     evidence: dict[str, Any] | None
+    unseen: list[dict[str, Any]]
     controls: list[dict[str, Any]]
     warnings: list[str]
 
@@ -167,8 +169,11 @@ class Replicates:
         return float(np.mean(np.concatenate(self.full))) if self.full else 0.0
 
 
-def judge_claim(study: str, claim: Claim, start: str, replicates: Replicates, evidence=None) -> Verdict:
-    """The ``Verdict`` on one claim from replicates; evidence: of a lower-bound claim (``theory``).
+def judge_claim(
+    study: str, claim: Claim, start: str, replicates: Replicates, evidence=None, unseen=()
+) -> Verdict:  # fmt: skip
+    """The ``Verdict`` on one claim from replicates; evidence: of a lower-bound claim, unseen: directions that samples
+    do not see, as ``Results`` has them.
 
     Where more than 5% of the losses are at their ceiling, no cell and no translation means anything: the sizes are too
     small to show a rate of the parameters, fast or slow, and the verdict is undecided.
@@ -198,6 +203,10 @@ def judge_claim(study: str, claim: Claim, start: str, replicates: Replicates, ev
             f"{inside.saturated:.0%} of the Voronoi losses are at their ceiling, where all translations of the gates "
             "tie: the sizes are too small to show a rate of the parameters"
         )
+    hidden = _hidden(unseen, sizes) if claim.kind != "lower" else []
+    if hidden:
+        verdict, more, further = "undecided", None, None
+        reason = _not_identified(hidden)
     points = [np.asarray(v, float)[main.places] for v in (sizes, main.mean, main.mcse)]
     return Verdict(
         claim=study, loss=claim.loss, kind=claim.kind, exponent=claim.exponent, log_power=claim.log_power,
@@ -210,8 +219,32 @@ def judge_claim(study: str, claim: Claim, start: str, replicates: Replicates, ev
         local_slopes=local_slopes(*points), dropping=dropping(*points),
         near_minimiser={"mean": near.mean, "mcse": near.mcse, "verdict": near.verdict, **_sloped(near)},
         saturated=inside.saturated, imputed={name: r.verdict for name, r in imputed.items()},
-        replicates_needed=more, sizes_needed=further, evidence=evidence, controls=[], warnings=[],
+        replicates_needed=more, sizes_needed=further, evidence=evidence, unseen=hidden, controls=[], warnings=[],
     )  # fmt: skip
+
+
+def _hidden(unseen, sizes: list[float]) -> list[dict[str, Any]]:
+    """The directions that fewer sizes see than a slope needs."""
+    seen = [sum(n >= u["seen_from"] for n in sizes) if u["seen_from"] is not None else 0 for u in unseen]
+    return [u for u, count in zip(unseen, seen, strict=True) if count < FEWEST_SIZES]
+
+
+def _not_identified(hidden: list[dict[str, Any]]) -> str:
+    """The least known of these directions, in words: what the data leave open, and from which size they would not."""
+    first = min(hidden, key=lambda u: (u["seen_from"] is not None or u["atoms"] is not None, u["atoms"] is None))
+    if first["seen_from"] is None:
+        shown = "gives the function of the truth, to rounding"
+    else:
+        shown = (
+            f"gives a function {first['distance']:.2g} away, which samples show from n = {first['seen_from']:.2g} on"
+        )
+    measure = f"a measure at a loss of {first['moved']:.2g} {shown}, so there is no rate to be read off"
+    if first["atoms"] is None:
+        others = [u["direction"] for u in hidden if u is not first and u["seen_from"] is None and u["atoms"] is None]
+        also = f", nor along {'; '.join(others)}" if others else ""
+        return f"not identified along {first['direction']}{also}: {measure}"
+    one, other = first["atoms"]
+    return f"true atoms {one} and {other}, {first['apart']:.3g} apart, cannot be told apart at these n: {measure}"
 
 
 def _sloped(reading: _Reading) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from moe_sim.study.controls import CONTROLS, control, names
 from moe_sim.study.study import Problem, Study
 from moe_sim.theory.least_favourable import least_favourable
 from moe_sim.theory.two_point import two_point
+from moe_sim.theory.unseen import unseen
 
 REPLICATES_PER_CHUNK = 100
 Truths = dict[str, Any]  # parameters (lists) by size (strings), where the truth moves; empty where it does not
@@ -45,13 +46,15 @@ _Chunks = Generator[tuple[int, np.ndarray, pd.DataFrame], None, None]
 @dataclass
 class Results:
     """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; truths: those of each size (a
-    string, as in JSON), where they move (``least_favourable``), their arrays as lists; folder: where it is kept;
-    controls: results of the controls that have been run, by name (``controls.CONTROLS``)."""
+    string, as in JSON), where they move (``least_favourable``), their arrays as lists; unseen: directions of the truth
+    that samples of its sizes do not see, by claimed loss (``theory.unseen``); folder: where it is kept; controls:
+    results of the controls that have been run, by name (``controls.CONTROLS``)."""
 
     study: Study
     frame: pd.DataFrame
     evidence: dict[str, Any]
     truths: Truths = field(default_factory=dict)
+    unseen: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     folder: Path | None = None
     controls: dict[str, Results] = field(default_factory=dict)
 
@@ -86,9 +89,9 @@ def _run(study: Study, out, progress, client, truths: Truths) -> Results:
     """``run``, where the truths of the sizes are known already."""
     if out is None:
         frames: list[pd.DataFrame] = []
-        evidence, truths = _fill(study, None, progress, client, truths, lambda n, first, frame: frames.append(frame))
+        known = _fill(study, None, progress, client, truths, lambda n, first, frame: frames.append(frame))
         frame = pd.concat(frames, ignore_index=True).sort_values(["n", "replicate"], ignore_index=True)
-        return Results(study, frame, evidence, truths)
+        return Results(study, frame, *known)
     folder = RunFolder(out)
     source = kept_source(study)
     folder.check(study.tables, source)
@@ -107,14 +110,16 @@ def kept_source(study: Study) -> dict[str, str]:
 
 def _fill(
     study: Study, folder: RunFolder | None, progress, client, truths: Truths, keep: Callable
-) -> tuple[dict[str, Any], Truths]:
-    """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; evidence and truths."""
+) -> tuple[dict[str, Any], Truths, dict[str, list[dict[str, Any]]]]:
+    """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; evidence, truths, and
+    what is unseen."""
     problem = study.problem
     given = _machine(problem, problem.truth)
     lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]
     evidence = two_point(
         problem.model, problem.truth, problem.law, problem.options, lower, given.fitter.flatten, given.fitter.unflatten
     )
+    hidden = _unseen(study, folder)
     kept = {n: folder.kept(n) if folder else set() for n in problem.sizes}
     todo = [(n, index) for n in problem.sizes for index in _missing(problem.replicates, kept[n])]
     if problem.least_favourable is not None:
@@ -124,7 +129,7 @@ def _fill(
         if study.is_outside:
             folder.write_json("model.json", _facts(study, truths))
     if not todo:
-        return evidence, truths
+        return evidence, truths, hidden
     done = _here(study, given, todo, truths) if client is None else _there(study, client, todo, truths)
     tally = None
     if progress is not None:
@@ -134,7 +139,28 @@ def _fill(
             keep(n, int(index[0]), frame)
             if tally is not None and progress is not None:
                 progress(tally.add(n, frame))
-    return evidence, truths
+    return evidence, truths, hidden
+
+
+def _unseen(study: Study, folder: RunFolder | None) -> dict[str, list[dict[str, Any]]]:
+    """What samples of the study's sizes do not see, by loss with a claim on a rate; as the folder has it, if it does.
+
+    Nothing where the truth moves: it goes where it cannot be seen.
+    """
+    problem = study.problem
+    claimed = {claim.loss for claim in study.claims if claim.kind != "lower"}
+    losses = [loss for loss in problem.losses if loss.name in claimed]
+    if problem.least_favourable is not None or not losses:
+        return {}
+    n = max(problem.sizes)
+    kept = folder.read_json("unseen.json") if folder is not None else {}
+    if kept.get("n") == n:
+        return kept["losses"]
+    found = unseen(problem.model, problem.truth, problem.law, problem.options, losses, n)
+    told = {loss: [u.to_json() for u in directions] for loss, directions in found.items()}
+    if folder is not None:
+        folder.write_json("unseen.json", {"n": n, "losses": told})
+    return told
 
 
 def _facts(study: Study, truths: Truths) -> dict[str, Any]:
@@ -259,7 +285,8 @@ def _read(folder: RunFolder, study_of: Callable[[str], Study], trust_model: bool
     folders = {name: folder.path / "controls" / name for name in CONTROLS}
     begun = {name: at for name, at in folders.items() if any(at.glob("chunks/*.parquet"))}
     controls = {name: load_results(at, trust_model) for name, at in begun.items()}
-    return Results(study, frame, *folder.evidence(), folder.path, controls)
+    hidden = folder.read_json("unseen.json").get("losses", {})
+    return Results(study, frame, *folder.evidence(), hidden, folder.path, controls)
 
 
 def _study_of(folder: RunFolder, tables: dict[str, Any], trust_model: bool) -> Study:

@@ -141,22 +141,23 @@ class Neighbourhood:
 
     def _moves_measure(self) -> bool:
         """Whether some null direction does more to the measure than translate its gates."""
+        length = np.linalg.norm(self.null, axis=0)
+        return any(np.any(np.abs(change) > 1e-6 * length) for change in self.changes(self.null).values())
+
+    def changes(self, directions: np.ndarray) -> dict[str, np.ndarray]:
+        """What directions (P, k) do to log-weights (under "") and to each block of the measure, (..., k), translations
+        of its gates taken out."""
         gauge = self.model.gauge
         moving = {"", *gauge.split("+")} if gauge is not None else set()
         movable = self.model.measure(self.truth).movable
-
-        def parts(theta):
-            measure = self.model.measure(self.model.canonical(self.unflatten(theta)))
-            return {"": measure.log_weight, **measure.blocks, **measure.shared}
-
-        for name, jacobian in jax.jacfwd(parts)(self.theta).items():
-            change = jacobian @ self.null
+        found = {}
+        for name, jacobian in _measure_jacobian(self.model, self.truth, self.theta).items():
+            change = np.asarray(jacobian) @ directions
             if name in moving:
                 rows = change.reshape(len(change), -1)
-                change = without_translation(rows, movable).reshape(change.shape)
-            if np.any(np.abs(change) > 1e-6 * np.linalg.norm(self.null, axis=0)):
-                return True
-        return False
+                change = np.asarray(without_translation(rows, movable)).reshape(change.shape)
+            found[name] = change
+        return found
 
     def gram(self) -> np.ndarray:
         """G: the Gram matrix of the scores of one observation, (P, P)."""
@@ -179,6 +180,18 @@ class Neighbourhood:
         """
         inside = lambda matrix: self.kept.T @ matrix @ self.kept  # noqa: E731
         return self.kept @ np.linalg.solve(inside(self.hessian()), np.linalg.cholesky(inside(self.gram())))
+
+
+@jax.jit
+def _measure_jacobian(model: Model, truth: Parameters, theta) -> dict[str, jax.Array]:
+    """Derivatives in the free coordinates theta (P,) of log-weights (under "") and blocks of the measure."""
+    unravel = ravel_pytree({k: jnp.asarray(v) for k, v in model.unconstrain(truth).items()})[1]
+
+    def parts(theta):
+        measure = model.measure(model.canonical(model.constrain(unravel(theta))))
+        return {"": measure.log_weight, **measure.blocks, **measure.shared}
+
+    return jax.jacfwd(parts)(theta)
 
 
 def _exact(at: Neighbourhood, spare: int, losses: list[Loss]) -> Constants:

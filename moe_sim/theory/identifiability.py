@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ from moe_sim.theory.search import SAME_FUNCTION, owners, residuals_near, ways
 RANK = 1e-8  # relative singular value, or residual of a column of length 1, below which there is dependence
 _ZERO = 1e-6  # coefficient, in units of columns of length 1, that is not printed
 _STARTS = 20
+_FAR = 10.0  # how far, in the largest coordinate, a straight way of the same function is followed
+_STEPS, _CORRECTIONS = 16, 12  # along a curved one, which is followed a tenth as far, and back to it after each
+CURVED = ", from there along a curve"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Tangent:
     null: what the data do not see at first order, as combinations of free coordinates; ``trivial`` is how many of these
     only share mass out anew or translate gates: the measure is the same. curvature: the least second order effect of
     the others, tangents taken out, relative to the usual one (None where there are no others). flat: directions along
-    which the function does not change at all, however far.
+    which the function does not change at all, however far, or in which a curve begins along which it does not.
     """
 
     cells: list[int]
@@ -92,8 +95,9 @@ def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOption
     fitter = Fitter(model, truth, options)
     owner = np.array(owners(cells))
     centre = jnp.asarray(fitter.cover(owners(cells)))
-    value, jacobian = residuals_near(Target(model, truth, law, NEAR_NODES.get(model.outputs, 5)), options.atoms)
-    J = np.asarray(jax.jit(jacobian)(centre))
+    near = residuals_near(Target(model, truth, law, NEAR_NODES.get(model.outputs, 5)), options.atoms)
+    value, jacobian = (jax.jit(function) for function in near)
+    J = np.asarray(jacobian(centre))
     length = np.maximum(np.linalg.norm(J, axis=0), 1e-300)
     _, singular, rows = np.linalg.svd(np.linalg.qr(J / length, mode="r"))
     singular = singular / singular[0]
@@ -106,14 +110,16 @@ def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOption
         u, s, _ = np.linalg.svd(same)
         trivial = len(null) - int(np.sum(s > RANK * np.linalg.norm(null, 2)))
         moving = u[:, : len(null) - trivial].T @ null
-    names = _coordinates(fitter)
-    lines = _echelon(null)
-    flat = [line for line in _echelon(moving) if _straight(value, centre, line, fitter)]
+    names = coordinates(fitter)
+    lines = echelon(null)
+    lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
+    ways_of_it = [(line, followed(value, jacobian, centre, line, lower, upper)) for line in echelon(moving)]
+    flat = [(line, way.straight) for line, way in ways_of_it if way is not None]
     dropped = float(singular[rank]) if rank < len(singular) else 0.0
     return Tangent(
         list(cells), len(centre), rank, float(singular[rank - 1]), dropped,
-        [_combination(line, names) for line in lines], trivial, _curvature(value, J, centre, moving),
-        [_combination(line, names) for line in flat],
+        [combination(line, names) for line in lines], trivial, _curvature(value, J, centre, moving),
+        [combination(line, names) + ("" if straight else CURVED) for line, straight in flat],
     )  # fmt: skip
 
 
@@ -173,27 +179,89 @@ def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None
     return float(np.sqrt(max(best, 0.0) / usual))
 
 
-def _straight(value, centre, line: np.ndarray, fitter: Fitter) -> bool:
-    """Whether the function stays the same along a straight line, as far as the box goes, one way at least."""
-    lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
+class Followed(NamedTuple):
+    """Where a way along which the function stays the same was followed to, (P,), and whether it is straight."""
 
-    def along(line):
-        moves = np.abs(line) > 0
-        room = np.where(line > 0, upper - centre, centre - lower)[moves] / np.abs(line[moves])
-        steps = np.array([0.03, 0.3, 0.9]) * min(room.min(), 10.0)
-        return steps[0] > 0 and all(float(jnp.linalg.norm(value(centre + t * line))) < SAME_FUNCTION for t in steps)
-
-    return along(line) or along(-line)
+    end: np.ndarray
+    straight: bool
 
 
-def _coordinates(fitter: Fitter) -> list[str]:
+def followed(value, jacobian, centre, line: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> Followed | None:
+    """The way that leaves the centre along a null direction, in a box, without any change of the function; None where
+    the function changes, either way. value, jacobian: of residuals, jitted, of theta (P,)."""
+    centre = np.asarray(centre)
+    for way in (line, -line):
+        moves = np.abs(way) > 0
+        room = np.where(way > 0, upper - centre, centre - lower)[moves] / np.abs(way[moves])
+        far = min(room.min(), _FAR)
+        if far <= 0:
+            continue
+        straight = [centre + t * far * way for t in (0.03, 0.3, 0.9)]
+        if all(_norm(value(point)) < SAME_FUNCTION for point in straight):
+            return Followed(straight[-1], True)
+        point = _curved(value, jacobian, centre, way, lower, upper, 0.9 * min(far, 1.0) / _STEPS)
+        if point is not None:
+            return Followed(point, False)
+    return None
+
+
+def _curved(value, jacobian, theta, tangent, lower, upper, step: float) -> np.ndarray | None:
+    """The end of ``_STEPS`` steps along a curve of the same function, by Euler steps and Gauss-Newton's way back."""
+    for _ in range(_STEPS):
+        theta = theta + step * tangent
+        for _ in range(_CORRECTIONS):
+            gap = np.asarray(value(theta))
+            if not _norm(gap) >= SAME_FUNCTION / 10 or not np.all((lower <= theta) & (theta <= upper)):
+                break
+            theta = theta - _split(jacobian(theta)).least(gap)
+        if not (_norm(gap) < SAME_FUNCTION and np.all((lower <= theta) & (theta <= upper))):
+            return None  # it changes, is not finite, or ends at the box
+        ahead = _split(jacobian(theta)).unseen(tangent)
+        if not np.any(ahead):
+            return None
+        tangent = ahead * np.linalg.norm(tangent) / np.linalg.norm(ahead)
+    return theta
+
+
+class _Split(NamedTuple):
+    """A Jacobian with columns of length 1: left and right singular vectors of what it sees, their values, lengths."""
+
+    left: np.ndarray
+    singular: np.ndarray
+    rows: np.ndarray
+    length: np.ndarray
+
+    def least(self, gap: np.ndarray) -> np.ndarray:
+        """The shortest step that takes away what it can of the gap."""
+        return self.rows.T @ (self.left.T @ gap / self.singular) / self.length
+
+    def unseen(self, direction: np.ndarray) -> np.ndarray:
+        """The part of a direction that is not seen."""
+        scaled = direction * self.length
+        return (scaled - self.rows.T @ (self.rows @ scaled)) / self.length
+
+
+def _split(jacobian) -> _Split:
+    jacobian = np.asarray(jacobian)
+    length = np.linalg.norm(jacobian, axis=0)
+    length = np.maximum(length, 1e-8 * max(length.max(), 1e-300))
+    left, singular, rows = np.linalg.svd(jacobian / length, full_matrices=False)
+    seen = singular > RANK * singular[0]
+    return _Split(left[:, seen], singular[seen], rows[seen], length)
+
+
+def _norm(gap) -> float:
+    return float(np.linalg.norm(gap))
+
+
+def coordinates(fitter: Fitter) -> list[str]:
     """Names of the flat free coordinates: value[0,1] and so on."""
     named = fitter.unflatten_free(np.arange(len(fitter.lower)))
     found = {int(i): element(name, w) for name, v in named.items() for w, i in np.ndenumerate(v)}
     return [found[i] for i in range(len(found))]
 
 
-def _echelon(rows: np.ndarray) -> np.ndarray:
+def echelon(rows: np.ndarray) -> np.ndarray:
     """The same space with few coordinates in each row, the first of them 1: reduced row echelon form."""
     rows = rows / np.maximum(np.max(np.abs(rows), axis=1, keepdims=True), 1e-300)
     at = 0
@@ -211,7 +279,7 @@ def _echelon(rows: np.ndarray) -> np.ndarray:
     return np.where(np.abs(rows) < 1e-7, 0.0, rows)
 
 
-def _combination(coefficients: np.ndarray, names: list[str]) -> str:
+def combination(coefficients: np.ndarray, names: list[str]) -> str:
     """``value[0,0] - 0.5 value[2,0]``; 0 where there is nothing."""
     text = ""
     for c, name in zip(coefficients, names, strict=True):
@@ -300,7 +368,7 @@ def _equation(column: _Column, basis: list[_Column]) -> str:
     small = np.abs(solved) < _ZERO * np.linalg.norm(column.values)
     solved = np.where(small, 0.0, solved / lengths)
     names = [c.name if c.atom == column.atom else f"{c.name} of atom {c.atom}" for c in basis]
-    return f"{column.name} = {_combination(solved, names)}"
+    return f"{column.name} = {combination(solved, names)}"
 
 
 def _gathered(found: list[tuple[int, str]], atoms: int) -> list[str]:

@@ -183,6 +183,12 @@ def _measure(target: Target, theta, atoms):
     return parts(theta), jax.jacfwd(parts)(theta)
 
 
+@partial(jax.jit, static_argnames=("atoms", "loss"))
+def _loss(target: Target, theta, atoms, loss: Loss):
+    params = parameters_of(target.model, dict(atoms))(theta)
+    return measured(target.model, [loss], params, target.truth)[loss.name]
+
+
 class Search:
     """The search of one model, truth, fitted size and list of losses."""
 
@@ -194,11 +200,16 @@ class Search:
         self.lower, self.upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
         names = fitter.unflatten_free(np.arange(len(self.lower)))
         self.groups = np.stack([np.isin(np.arange(len(self.lower)), np.ravel(v)) for v in names.values()]).astype(float)
+        self.residuals = lambda theta: _residuals(self.target, theta, self.atoms)
         self.jacobian = lambda theta: _jacobian(self.target, theta, self.atoms)
         self._solve = _compiled(self.atoms, tuple(losses))
 
     def log_weight(self, theta) -> np.ndarray:
         return np.asarray(_measure(self.target, theta, self.atoms)[0][0])
+
+    def loss(self, which: int, theta: np.ndarray) -> float:
+        """A loss of the list at theta (P,)."""
+        return float(_loss(self.target, theta, self.atoms, self.losses[which]))
 
     def solve(
         self, which: int, eps: float, branches: list[Branch], lanes: list[Offsets], hopeless: list[float] | None = None,
@@ -216,6 +227,11 @@ class Search:
         )
         split = [np.split(v, np.cumsum(counts)[:-1]) for v in (*found, every.starts)]
         return [Points(*parts) for parts in zip(*split, strict=True)]
+
+
+@_static
+def _residuals(target: Target, theta, atoms):
+    return residuals_near(target, dict(atoms))[0](theta)
 
 
 @_static
