@@ -18,7 +18,7 @@ from moe_sim.data import samples as stored
 from moe_sim.data.draw import Source, exact_samples, streamed_samples
 from moe_sim.data.samples import ROWS_PER_CHUNK, StoredSample, at
 from moe_sim.errors import InputError
-from moe_sim.fitting import batching, multistart, starts
+from moe_sim.fitting import batching, multistart, starts, subsamples
 from moe_sim.fitting.compiled import compiled
 from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.multistart import CERTIFICATES, NEAR, PROMISE, Fits, Fitter
@@ -365,7 +365,7 @@ def test_one_iteration_is_not_enough():
 
 def test_every_certificate_has_a_sentence():
     assert set(CERTIFICATES) == {
-        "certified", "above_truth", "not_stationary", "lone_start", "max_iterations", "stalled", "not_finite",
+        "certified", "above_truth", "not_stationary", "lone_start", "rising", "max_iterations", "stalled", "not_finite",
         "degenerate", "early",
     }  # fmt: skip
     assert all(len(text) > 40 for text in CERTIFICATES.values())
@@ -483,17 +483,17 @@ def test_survivors_are_the_good_optima_each_once():
     value = np.array([5.0, 5.0 + 5e-5, 14.0, 5.5, 1.0, np.inf, 3.0, np.nan])
     spoilt = np.array([False, False, False, False, True, True, True, True])
     copies = np.array([1, 2, 1, 1, 1, 1, 3, 1])
-    kept, number = multistart._survivors(replicate, copies, value, spoilt, first=True)
+    kept, number = subsamples.survivors(replicate, copies, value, spoilt, first=True)
     assert kept.tolist() == [0, 3, 6] and number.tolist() == [3, 1, 3]
     # Later the one on a bound is followed, but is no measure: 5.0 stays within reach of the best sound one.
-    kept, number = multistart._survivors(replicate, copies, np.where(spoilt, value - 10, value), spoilt, first=False)
+    kept, number = subsamples.survivors(replicate, copies, np.where(spoilt, value - 10, value), spoilt, first=False)
     assert kept.tolist() == [4, 0, 3, 6] and number.tolist() == [1, 3, 1, 3]
-    kept, number = multistart._survivors(np.zeros(2, int), np.ones(2, int), np.full(2, np.nan), np.zeros(2, bool), True)
+    kept, number = subsamples.survivors(np.zeros(2, int), np.ones(2, int), np.full(2, np.nan), np.zeros(2, bool), True)
     assert kept.tolist() == [0] and number.tolist() == [2]
 
 
 def test_subsamples_grow_by_eight_and_end_with_all():
-    assert [multistart._levels(total) for total in (1, 16, 17, 98, 128, 129, 977)] == [
+    assert [subsamples.levels(total) for total in (1, 16, 17, 98, 128, 129, 977)] == [
         [1], [16], [8, 17], [8, 98], [8, 128], [8, 64, 129], [8, 64, 977],
     ]  # fmt: skip
 

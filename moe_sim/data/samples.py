@@ -15,6 +15,7 @@ import numpy as np
 from jax.tree_util import register_dataclass
 
 ROWS_PER_CHUNK = 1024  # of a streamed sample; it changes last bits of sums, so it is fixed
+FEWEST_ROWS = 128  # of a chunk of given data: fewer cost no less
 ROWS_KEPT = 2**22  # of one sample that are kept in memory at most; longer ones are drawn afresh at every pass
 
 
@@ -128,11 +129,17 @@ def stored(x, y, weight=None) -> StoredSample:
     return StoredSample(*_chunked(chunks, len(x) if chunks == 1 else ROWS_PER_CHUNK, x, y, weight))
 
 
-def kept(x, y) -> KeptSample:
-    """Rows x (n, d), y (n, outputs) of weight 1, padded to a power of two of chunks: few shapes, few compilations."""
-    chunks = -(-len(x) // ROWS_PER_CHUNK)
-    x, y, weight = _chunked(1 << (chunks - 1).bit_length(), ROWS_PER_CHUNK, x, y, np.ones(len(x)))
+def kept(x, y, rows: int = ROWS_PER_CHUNK) -> KeptSample:
+    """Rows x (n, d), y (n, outputs) of weight 1 in chunks of ``rows``, padded to a power of two of chunks: few shapes,
+    few compilations."""
+    chunks = -(-len(x) // rows)
+    x, y, weight = _chunked(1 << (chunks - 1).bit_length(), rows, x, y, np.ones(len(x)))
     return KeptSample(x, y, weight, jnp.asarray(chunks))
+
+
+def rows_of_chunk(count: int) -> int:
+    """Rows of a chunk for so many observations: a power of two that holds them all, or ``ROWS_PER_CHUNK``."""
+    return min(ROWS_PER_CHUNK, max(FEWEST_ROWS, 1 << (count - 1).bit_length()))
 
 
 def _chunked(chunks: int, size: int, *columns) -> list[jax.Array]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_sim.data.samples import kept
+from moe_sim.data.samples import kept, rows_of_chunk
 from moe_sim.errors import InputError, number, one_of, whole
 from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.compiled import parameters_of
@@ -225,7 +225,7 @@ def fit(
 
     # A fixed shuffle, since starts are tried on the first chunk: sorted data would show one corner only.
     order = np.random.default_rng(seed).permutation(len(x))
-    sample = kept(scale.x(x)[order], scale.y(y)[order])
+    sample = kept(scale.x(x)[order], scale.y(y)[order], rows_of_chunk(len(x)))
     samples = jax.tree.map(lambda leaf: leaf[None], sample)
     compile_together(fitter.jobs(samples))
     fits = fitter.fit(samples, [np.random.SeedSequence(seed)])

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim._engine import used
-from moe_sim.data.samples import Subsample, batch_size
 from moe_sim.errors import InputError
+from moe_sim.fitting import spare
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import batching
 from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, compiled, is_small, parameters_of, unraveller
 from moe_sim.fitting.options import FitOptions, estimators
+from moe_sim.fitting.subsamples import levels, part_of, survivors
 from moe_sim.likelihood.objective import passes_of
 from moe_sim.models.base import Model, Parameters
 from moe_sim.models.coordinates import ravel
@@ -34,9 +35,7 @@ CURVATURE = -1e-3  # least scaled eigenvalue that a certified point may have
 ITERATIONS_PER_ROUND = 25  # where lanes run together
 FIRST_ORDER_ITERATIONS_PER_ROUND = 1000  # whose momentum is lost between rounds
 
-SELECT = 5.0  # log-likelihood units: starts so far behind the best on a subsample are not followed further
 _PATIENCE = 10  # scoring steps before the exact Hessian, which costs a mixture little more than a score
-_SUBSAMPLE_FACTOR = 8  # factor between the subsamples that a start is led through
 
 SOLVERS: dict[str, Callable] = {
     "least-squares": trust_region, "mle": trust_region, "em": expectation_maximization, "gradient": gradient_descent,
@@ -48,6 +47,7 @@ CERTIFICATES = {
     "above_truth": "the truth has a lower objective, so the minimiser was not found",
     "not_stationary": "a step of at most ten standard errors promises more than 0.001 log-likelihood units",
     "lone_start": "no second start came within 0.5 log-likelihood units of the best",
+    "rising": "an atom is spare, and the last place that was tried for it gained more than 0.5 log-likelihood units",
     "degenerate": "every start ended with a variance on its lower bound, where the likelihood has a spike, no estimate",
 } | {str(status): status.explain() for status in Status if status not in (Status.CONVERGED, Status.FLAT)}
 
@@ -121,6 +121,7 @@ class Fitter:
         self.tolerance = options.solver.get("tolerance", 0.0 if self.direct else TOLERANCE)
         self.cap = self._cap()
         self.plan = self._plan()
+        self.spares = self._has_spares()
         groups = self._groups(model) if options.estimator in ("em", "steps") else None
         self.setting = Setting(model, self.lower, self.upper, self.truth, groups)
 
@@ -148,6 +149,13 @@ class Fitter:
             return self.plan, min(500, self.options.max_iterations)
         return replace(self.plan, solver=trust_region, keywords=()), 100
 
+    def _has_spares(self) -> bool:
+        """Whether an atom may be one too many, so that starts with a spare one are tried: where it may go anywhere,
+        data lead to the best place by chance only."""
+        fitted = self.model.total(self.options.atoms)
+        known = 1 if self.truth is None else self.model.count(self.truth)
+        return start_rules.clusters(self.options.start, self.model) and not self.direct and fitted > known
+
     def _groups(self, model: Model):
         if not isinstance(model, MixtureModel):
             return None
@@ -163,13 +171,17 @@ class Fitter:
     def jobs(self, samples) -> list[tuple]:
         """What there is to compile for samples of this shape (see ``batching.compile_together``)."""
         run = compiled(self.plan)
-        first, theta, number = np.zeros(1, int), np.asarray(self.lower)[None], (np.ones(1), np.ones(1, int))
+        first, theta, ends = np.zeros(1, int), np.asarray(self.lower)[None], (np.ones(1), np.ones(1, int))
         candidates = self.starting_points([np.random.SeedSequence(0)])[0, :1]
-        part = samples if is_small(samples) else _part(samples, 1)
-        jobs = [(run.solve, (first, theta, *number), part), (run.certify, (first, theta), samples)]
+        part = samples if is_small(samples) else part_of(samples, 1)
+        jobs: list[tuple] = [(run.solve, (first, theta, *ends), part), (run.certify, (first, theta), samples)]
         jobs.append((run.choose, (first, candidates), part))
         if self._improving[0] != self.plan and not is_small(samples):
-            jobs.append((compiled(self._improving[0]).solve, (first, theta, *number), part))
+            jobs.append((compiled(self._improving[0]).solve, (first, theta, *ends), part))
+        if self.spares:
+            number = spare.counts(int(np.max(samples.chunks)))
+            u = self._numbers([np.random.SeedSequence(0)], number)
+            jobs.append((run.spare(number), (first, theta, u), self._seen(samples)))
         return [(function, self.setting, lanes, of) for function, lanes, of in jobs]
 
     def starting_points(self, seeds: list[np.random.SeedSequence], n: float = 1.0) -> np.ndarray:
@@ -219,8 +231,9 @@ class Fitter:
         lanes: list[Lanes] = []
         spent = _Spent(*np.zeros((3, count)))
         pending = np.arange(count)
-        head = samples if is_small(samples) else _part(samples, 1)
+        head = samples if is_small(samples) else part_of(samples, 1)
         checked = np.zeros((4, count))
+        before = np.full(count, np.inf)  # objectives without the last starts that had a spare atom
         for attempt in range(max(1, self.options.budget)):
             points = first
             if points is None or attempt:
@@ -229,7 +242,15 @@ class Fitter:
             spent.starts[pending] += size
             start, value = self._improve(head, replicate, points.reshape(len(replicate), *points.shape[2:]))
             lanes.append(self._follow(samples, replicate, start, value, spent))
-            fits = self._judge(samples, lanes, spent, pending, checked)
+            if self.spares:
+                before = _least(lanes, count)
+                # Where data lead to spikes only, a place that one is led to beside them is no better estimate.
+                sound = np.isfinite(before[pending])
+                if sound.any():
+                    children = [_of_round(_of_round(seeds[r], attempt), 0) for r in pending[sound]]
+                    begun = start.reshape(len(pending), size, -1)[sound]
+                    lanes.append(self._beside(samples, head, pending[sound], begun, children, spent))
+            fits = self._judge(samples, lanes, spent, pending, checked, before)
             pending = np.flatnonzero(fits.certificate != "certified")
             if not len(pending):
                 break
@@ -245,21 +266,22 @@ class Fitter:
         found: Solution = compiled(plan).solve(self.setting, (replicate, start, *number), head)
         return np.asarray(found.theta), np.asarray(found.objective)
 
-    def _follow(self, samples, replicate, theta, value, spent: _Spent) -> Lanes:
+    def _follow(self, samples, replicate, theta, value, spent: _Spent, smallest: int = 0) -> Lanes:
         """Lead starts to optima of the whole sample, through larger and larger subsamples.
 
         After each (``value`` is that on the first chunk) the hopeless are left behind, and those that met go on as one.
+        smallest: chunks of the least subsample; ``value`` is None where no start is compared before that.
         """
         copies = np.ones(len(replicate), int)
         small = is_small(samples)
         total = int(np.max(samples.chunks))
-        levels = [total] if small or self.direct else _levels(total)
-        for chunks in levels:
-            if not (small or self.direct):
-                first = chunks == levels[0]
-                kept, copies = _survivors(replicate, copies, value, self._degenerate(theta), first)
+        sizes = [total] if small or self.direct else [c for c in levels(total) if c >= min(smallest, total)]
+        for chunks in sizes:
+            if not (small or self.direct or value is None):
+                first = chunks == sizes[0]
+                kept, copies = survivors(replicate, copies, value, self._degenerate(theta), first)
                 replicate, theta = replicate[kept], theta[kept]
-            part = samples if small else _part(samples, chunks)
+            part = samples if small else part_of(samples, chunks)
             # Lanes that meet must meet within SAME_OPTIMUM, so that is how well a subsample is solved.
             tolerance = self.tolerance if chunks == total else max(SAME_OPTIMUM, self.tolerance)
             found = self.solve(part, replicate, theta, tolerance)
@@ -268,14 +290,54 @@ class Fitter:
             theta, value = found.theta, found.objective
         return Lanes(replicate, copies, found, self._degenerate(np.asarray(found.theta)))
 
+    def _beside(self, samples, head, pending, start, seeds, spent: _Spent) -> Lanes:
+        """Starts with a spare atom (see ``spare``) beside the best fit of one atom fewer, led to their optima.
+
+        start (R, starts, P): those of the replicates ``pending`` from which that fit is looked for.
+        """
+        part = self._seen(samples)
+        lower, upper = spare.fewer(self.model, self.model.free_shapes(self.options.atoms), self.lower, self.upper)
+        box, (plan, limit) = self.setting._replace(lower=lower, upper=upper), self._improving
+
+        def fewer(theta, of) -> Any:
+            """The best of the optima (R, P) that theta (R, starts, P) lead to."""
+            count = theta.shape[1]
+            ends = (np.full(len(pending) * count, value) for value in (SAME_OPTIMUM, limit))
+            lanes = (np.repeat(pending, count), np.clip(theta, lower, upper).reshape(-1, lower.size), *ends)
+            found: Solution = compiled(plan).solve(box, lanes, of)
+            value = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(-1, count)
+            return found.theta.reshape(theta.shape)[np.arange(len(pending)), np.argmin(value, axis=1)]
+
+        base = fewer(start, head)
+        if part is not head:
+            base = fewer(base[:, None], part)
+        number = spare.counts(int(np.max(samples.chunks)))
+        points = compiled(self.plan).spare(number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
+        replicate = np.repeat(pending, number.total)
+        spent.starts[pending] += number.total
+        points = points.reshape(len(replicate), -1)
+        return self._follow(samples, replicate, points, None, spent, smallest=spare.MOST_CHUNKS)
+
+    def _numbers(self, seeds, number: spare.Counts) -> spare.Numbers:
+        """Random numbers of starts with a spare atom, one row a seed."""
+        atoms = self.model.total(self.options.atoms)
+        every = [spare.numbers(seed, self.model.dimension, atoms, number) for seed in seeds]
+        return spare.Numbers(*(np.stack(part) for part in zip(*every, strict=True)))
+
+    def _seen(self, samples):
+        """What of the samples candidates for a spare atom are compared on."""
+        whole = is_small(samples) or int(np.max(samples.chunks)) <= spare.MOST_CHUNKS
+        return samples if whole else part_of(samples, spare.MOST_CHUNKS)
+
     def _degenerate(self, theta: np.ndarray) -> np.ndarray:
         """Whether a variance lies on its lower bound, (K,) of thetas (K, P)."""
         return np.any((theta <= np.asarray(self.lower) + 1e-6) & self._scales, axis=1)
 
-    def _judge(self, samples, lanes: list[Lanes], spent: _Spent, pending, checked) -> Fits:
+    def _judge(self, samples, lanes: list[Lanes], spent: _Spent, pending, checked, before) -> Fits:
         """Best fit, certificate and near-minimisers of each replicate from all lanes so far.
 
         ``checked`` (4, R) is what ``certify`` found, of which the replicates ``pending`` have to be looked at again.
+        before: the least objectives (R,) before the last starts with a spare atom, infinite where there were none.
         """
         owner, copies, every, spoilt = together = jax.tree.map(lambda *parts: np.concatenate(parts), *lanes)
         # A spike of the likelihood is no estimate: it is the best only where there is nothing else.
@@ -288,17 +350,20 @@ class Fitter:
         agreeing = np.bincount(owner, close * copies, minlength=len(best)).astype(int)
         status = every.status[best]
         slack = 1e-6 + 1e-12 * np.where(np.isfinite(at_truth), np.abs(at_truth), 0.0)
+        # Agreement says little where an atom is spare: many starts share the optima that are easy to find.
+        rising = np.isfinite(before) & (before - objective > NEAR)
+        rising[np.setdiff1d(np.arange(len(best)), pending)] = False
         stationary = (promised <= PROMISE) & (least >= CURVATURE)
         solver = np.array([str(Status(int(s))) for s in status], dtype=object)
         doubted = np.isin(status, [Status.MAX_ITERATIONS, Status.STALLED, Status.EARLY])
         certificate = np.select(
             [
                 ~np.isfinite(objective), spoilt[best], objective > at_truth + slack, ~stationary,
-                (agreeing < 2) & (spent.starts > 1),
+                (agreeing < 2) & (spent.starts > 1), rising,
             ],
             [
                 str(Status.NOT_FINITE), "degenerate", "above_truth", np.where(doubted, solver, "not_stationary"),
-                "lone_start",
+                "lone_start", "rising",
             ],
             "certified",
         )  # fmt: skip
@@ -310,42 +375,15 @@ class Fitter:
         )  # fmt: skip
 
 
+def _least(lanes: list[Lanes], count: int) -> np.ndarray:
+    """The least objectives (count,) that lanes have found so far, spikes left out."""
+    found = np.full(count, np.inf)
+    for part in lanes:
+        value = np.where(np.isfinite(part.solution.objective) & ~part.degenerate, part.solution.objective, np.inf)
+        np.minimum.at(found, part.replicate, value)
+    return found
+
+
 def _of_round(seed: np.random.SeedSequence, attempt: int) -> np.random.SeedSequence:
     """The child that ``seed.spawn`` gives at this place, without using it up."""
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, attempt))
-
-
-def _survivors(replicate, copies, value, spoilt, first) -> tuple[np.ndarray, np.ndarray]:
-    """Lanes worth following, one for each optimum of a replicate, and how many starts each stands for.
-
-    replicate, copies, value, spoilt: (L,) of lanes. A ``spoilt`` one is no measure for the others. It is followed
-    all the same, since a larger sample may mend it, but after the ``first`` chunk, where there are many of them and a
-    start costs little, only if there is no other.
-    """
-    kept: list[int] = []
-    number: list[int] = []
-    value = np.where(np.isfinite(value), value, np.inf)
-    for r in np.unique(replicate):
-        group = np.flatnonzero(replicate == r)
-        sound = group if spoilt[group].all() else group[~spoilt[group]]
-        group = sound if first else group
-        followed = group[value[group] <= value[sound].min() + SELECT]
-        followed = followed[np.argsort(value[followed], kind="stable")]
-        new = np.append(True, value[followed][1:] > value[followed][:-1] + SAME_OPTIMUM)
-        kept.extend(followed[new])
-        number.extend(np.bincount(np.cumsum(new) - 1, copies[followed]).astype(int))
-    return np.array(kept), np.array(number)
-
-
-def _levels(total: int) -> list[int]:
-    """Chunks of the subsamples that starts are led through, the whole sample last."""
-    levels, chunks = [], _SUBSAMPLE_FACTOR
-    while 2 * chunks < total:
-        levels.append(chunks)
-        chunks *= _SUBSAMPLE_FACTOR
-    return [*levels, total]
-
-
-def _part(samples, chunks: int) -> Subsample:
-    """The first chunks of each sample of a batch."""
-    return Subsample(samples, jnp.full(batch_size(samples), chunks))

@@ -1,6 +1,7 @@
 """The run folder: chunks of replicates as Parquet, the study as TOML, provenance as JSON. Bytes and columns only.
 
-    RUN/study.toml  provenance.json  evidence.json  unseen.json  chunks/n0000000000001000-r0000000-0000100-CHECKSUM.parquet
+    RUN/study.toml  provenance.json  evidence.json  unseen.json
+    RUN/chunks/n0000000000001000-r0000000-0000100-CHECKSUM.parquet
     RUN/moduli.json  constants.json, where theory has been asked
     RUN/model/FILE.py  model.json, where the model lies outside the package: its source, and what a verdict asks of it
     RUN/controls/NAME/, a run folder each, where controls have been run

@@ -63,6 +63,7 @@ def box_step(theta, objective, gradient, matrix, scale, radius, lower, upper):
     """
     near = 1e-13 * (1.0 + jnp.abs(theta))
     blocked = ((theta - lower <= near) & (gradient > 0)) | ((upper - theta <= near) & (gradient < 0))
+    blocked = blocked | (upper - lower <= near)
     noise = 10 * _EPS * jnp.sqrt(2 * jnp.abs(objective))
     low, high = jnp.minimum(lower - theta, 0.0), jnp.maximum(upper - theta, 0.0)
 

@@ -13,6 +13,7 @@ and all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,10 +125,9 @@ class Neighbourhood:
 
     def __init__(self, model: Model, truth: Parameters, law: Law | None):
         self.model, self.truth, self.law = model, truth, law
-        theta, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in model.unconstrain(truth).items()})
-        self.theta, self.unflatten = theta, lambda theta: model.constrain(unravel(theta))
+        self.theta, self.unflatten = _flat(model, truth)
         self.seen = Target(model, truth, law)
-        self.scores = np.asarray(jax.jit(jax.jacfwd(lambda t: self.seen.rows(self.unflatten(t))))(theta))
+        self.scores = np.asarray(_scores(self.seen, self.theta))
         self.kept, self.null = cone.rank_split(self.scores)
 
     def reason(self, options: FitOptions) -> str | None:
@@ -182,13 +182,24 @@ class Neighbourhood:
         return self.kept @ np.linalg.solve(inside(self.hessian()), np.linalg.cholesky(inside(self.gram())))
 
 
+def _flat(model: Model, truth: Parameters) -> tuple[jax.Array, Callable]:
+    """The free coordinates (P,) of a truth, and the parameters of such a vector."""
+    theta, unravel = ravel_pytree({k: jnp.asarray(v) for k, v in model.unconstrain(truth).items()})
+    return theta, lambda theta: model.constrain(unravel(theta))
+
+
+@jax.jit
+def _scores(seen: Target, theta) -> jax.Array:
+    return jax.jacfwd(lambda t: seen.rows(_flat(seen.model, seen.truth)[1](t)))(theta)
+
+
 @jax.jit
 def _measure_jacobian(model: Model, truth: Parameters, theta) -> dict[str, jax.Array]:
     """Derivatives in the free coordinates theta (P,) of log-weights (under "") and blocks of the measure."""
-    unravel = ravel_pytree({k: jnp.asarray(v) for k, v in model.unconstrain(truth).items()})[1]
+    unflatten = _flat(model, truth)[1]
 
     def parts(theta):
-        measure = model.measure(model.canonical(model.constrain(unravel(theta))))
+        measure = model.measure(model.canonical(unflatten(theta)))
         return {"": measure.log_weight, **measure.blocks, **measure.shared}
 
     return jax.jacfwd(parts)(theta)
