@@ -40,6 +40,8 @@ from .models.softmax_gaussian import SoftmaxGaussian as SoftmaxGaussian
 from .models.support import Counts as Counts
 from .models.support import Labels as Labels
 from .models.support import Real as Real
+from .plots.fit import plot_fit as plot_fit
+from .plots.rates import plot_rates as plot_rates
 from .rates.judge import judge as judge
 from .rates.verdicts import Verdict as Verdict
 from .simulation.adaptive import run_until as run_until

@@ -3,8 +3,6 @@
 It also records where each ``InputError`` of the suite was made, and fails a whole suite that misses one.
 """
 
-import contextlib
-import ctypes
 import gc
 import os
 import sys
@@ -16,8 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import moe_sim as _  # noqa: F401  (switches JAX to x64: the NIST models need it too)
 from moe_sim.errors import InputError
-from moe_sim.fitting import measured
-from moe_sim.fitting.compiled import compiled
+from moe_sim.fitting import memory
 from moe_sim.theory import search
 
 MOST_MEMORY = 2_000_000_000  # bytes of a process, above which it forgets what it has compiled
@@ -91,24 +88,10 @@ def compilation(request):
 def bounded():
     """Programs that earlier tests compiled are kept, as later ones share them, until they take too much memory."""
     yield
-    if _resident() > MOST_MEMORY:
-        import jax
-
-        for kept in (compiled, measured._compiled_losses, search._compiled):
-            kept.cache_clear()
-        jax.clear_caches()
+    if memory.resident() > MOST_MEMORY:
+        search._compiled.cache_clear()
         gc.unfreeze()
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # no GNU C library: it keeps what was freed
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _resident() -> int:
-    """Bytes of memory that this process has; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-    except OSError:
-        return 0
+        memory.forget()
 
 
 @pytest.fixture

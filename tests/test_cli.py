@@ -9,11 +9,14 @@ import sys
 
 import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 from tiny import RUN, contents, study, tables, write
 
 import moe_sim as ms
+from moe_sim.errors import InputError
 from moe_sim.plots import rates as plots
 from moe_sim.plots.rates import plot_rates
+from moe_sim.plots.style import frame
 
 VERDICT_KEYS = {
     "claim", "loss", "kind", "exponent", "log_power", "slope", "interval", "verdict", "sizes", "mean", "mcse",
@@ -158,6 +161,31 @@ def test_figure_shows_the_data(folder):
         assert (v.sizes, pytest.approx(v.mean)) in drawn
         assert (v.sizes, pytest.approx(v.near_minimiser["mean"])) in drawn
         assert v.verdict in axes.get_title()
+
+
+def test_rates_are_drawn_on_own_axes():
+    """In the user's style, one claim or all, and nothing beside the axes."""
+    results = ms.run(study())
+    verdicts = ms.judge(results)
+    figure = Figure()
+    one = figure.subplots()
+    size = matplotlib.rcParams["axes.titlesize"]
+    assert ms.plot_rates(results, verdicts[:1], ax=one) is figure and verdicts[0].verdict in one.get_title()
+    assert figure.axes == [one] and figure.legends == [] and matplotlib.rcParams["axes.titlesize"] == size
+    own = Figure().subplots(1, 2)
+    ms.plot_rates(results, ax=own)
+    assert [axes.get_ylabel() for axes in own] == [axes.get_ylabel() for axes in ms.plot_rates(results).axes]
+    with pytest.raises(InputError, match="ax holds 1 axes for 2 panels: pass as many"):
+        ms.plot_rates(results, ax=one)
+
+
+def test_less_than_a_decade_has_several_ticks():
+    axes = Figure().subplots()
+    axes.plot([1e2, 1e4], [0.013, 0.031])
+    frame(axes, "", "")
+    low, high = axes.get_ylim()
+    assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 2
+    assert axes.yaxis.get_major_formatter()(0.02) == "0.02"
 
 
 @pytest.mark.parametrize("start", ["data", "truth", "wide"])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from mixtures import MIXTURES, free_vector, softmax
 from scipy.special import softmax as softmax_of
 from tiny import call
@@ -269,6 +270,15 @@ def test_names_are_drawn_as_they_are(found, tmp_path):
     save(figure, tmp_path / "fit.pdf")
     assert b"/Type3" not in (tmp_path / "fit.pdf").read_bytes()
     assert figure.axes[1].get_xlabel() == r"cost (\$) per \$"
+
+
+def test_a_fit_is_drawn_on_own_axes(found):
+    figure = Figure()
+    own = figure.subplots(2, 1)
+    assert ms.plot_fit(found, ax=own) is figure and figure.axes == list(own) and figure.legends == []
+    assert own[1].get_ylabel() == "gating probability" and len(own[0].lines) == 2
+    with pytest.raises(InputError, match="ax holds 1 axes: pass two"):
+        ms.plot_fit(found, ax=own[0])
 
 
 def test_several_covariates_are_drawn(tmp_path):

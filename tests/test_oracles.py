@@ -69,8 +69,10 @@ def fitted():
 
 @pytest.mark.parametrize("name", [s["name"] for s in HME])
 def test_the_maximum_is_that_of_hme_em(fitted, name):
-    """Certified, and hmeEM's log-likelihood (unpolished, within 1e-9 of its maximum) within 1e-6; on one set R's best is
-    a lower maximum (``test_spare.test_tonedata``)."""
+    """Certified, and hmeEM's log-likelihood (unpolished, within 1e-9 of its maximum) within 1e-6.
+
+    On one set R's best is a lower maximum (``test_spare.test_tonedata``).
+    """
     value, certificate = fitted[name]
     assert certificate == "certified"
     assert value == pytest.approx(145.650315 if name == "tonedata" else SETS[name]["loglik"], abs=1e-6)

@@ -55,6 +55,7 @@ def plot_controls(results: Results, loss: str = "voronoi") -> Figure:
     return figure
 
 
+_WINDOWS = ("#000000", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")  # models, where colours of protocols would mislead
 _AUDIT = ("#D55E00", "#E69F00", "#0072B2")
 
 
@@ -75,11 +76,14 @@ def plot_audit(done: dict[str, Results], rows: list, table: pd.DataFrame) -> Fig
             one.legend(loc="upper right", title="slope", fontsize=6.5, title_fontsize=6.5)
         last = axes[len(panels)]
         verdict = {name: {v.loss: v for v in judge(results)} for name, results in done.items()}
+        others = iter(_WINDOWS)
         for row in rows:
             v = verdict[row.protocol][row.loss]
             if row.loss == "voronoi:untranslated" and v.slope is not None:
                 kept = [(v.sizes[0], v.slope), *((d["from"], d["slope"]) for d in v.dropping)]
-                last.plot(*zip(*kept, strict=True), marker="o", label=f"{row.panel.split(', ')[-1]}")
+                last.plot(
+                    *zip(*kept, strict=True), marker="o", color=next(others), label=f"{row.panel.split(', ')[-1]}"
+                )
         last.axhline(-0.5, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
         last.set(xscale="log", xlabel="smallest size kept", ylabel="slope", title="loss as written: slope by window")
         if last.get_legend_handles_labels()[0]:

@@ -32,10 +32,11 @@ def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
         handles = [handle("#0072B2", r"least distance $\omega(\varepsilon)$")]
         if any(axes.lines[1:] for axes in panels):
             handles.append(handle("0.3", "as the claimed rate needs", "", (0, (4, 2))))
+        grey = "; grey band: zero to rounding" if any(axes.patches for axes in panels) else ""
         legend(figure, handles, study.name, columns=2 if len(drawn) > 1 else 1)
         note(
             figure, f"{study.problem.options.atoms} atoms about {study.problem.model.count(study.problem.truth)}; "
-            f"{distance}; local minimisation from all assignments of atoms to cells; grey: rounding"
+            f"{distance}; local minimisation from all assignments of atoms to cells{grey}"
         )  # fmt: skip
     return figure
 

@@ -11,8 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
+from moe_sim.errors import InputError
 from moe_sim.models.base import Density
 from moe_sim.plots.style import STYLE, frame, grid_of_panels, handle, legend, note, write
+from moe_sim.rates.judge import judge
 from moe_sim.rates.slopes import CONFIDENCE_LEVEL, summarise
 from moe_sim.rates.verdicts import Verdict
 from moe_sim.rates.verdicts import accounting as all_accounted
@@ -120,31 +122,59 @@ def predicted_curve(results: Results, loss: str, constants: Constants | None) ->
     return pd.DataFrame([(n, v, v, v) for n, v in values if v is not None], columns=["n", "value", "low", "high"])
 
 
-def plot_rates(results: Results, verdicts: list[Verdict], constants: Constants | None = None) -> Figure:
+def plot_rates(
+    results: Results, verdicts: list[Verdict] | None = None, constants: Constants | None = None, ax: Any = None
+) -> Figure:
     """One panel a claim: the loss, its worst near-minimiser, the claimed line, the predicted line and the verdict. Of a
-    study without claims, one panel a loss."""
+    study without claims, one panel a loss.
+
+    verdicts: those to draw, by default all. constants: predicted ones, not drawn where None. ax: axes of your own, one
+    a panel, in which panels are drawn in your style, without legend and small print. Raises ``InputError`` where these
+    are more or fewer.
+
+    >>> import moe_sim as ms
+    >>> study = ms.load_study("prefix-shared-linear-exact").replace(sizes=[1e3, 1e4, 1e5], replicates=5)
+    >>> ms.plot_rates(ms.run(study)).savefig("rates.pdf")  # doctest: +SKIP
+    """
+    verdicts = judge(results) if verdicts is None else verdicts
     panels_of: list[tuple[str, Verdict | None]] = [(v.loss, v) for v in verdicts] or [
         (loss.name, None) for loss in results.study.problem.losses if len(curve(results, loss.name))
     ]
-    colour = STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
+    if ax is not None:
+        own = np.ravel(np.asarray(ax, object))
+        if len(own) != len(panels_of):
+            raise InputError(
+                f"ax holds {len(own)} axes for {len(panels_of)} panels: pass as many, or the verdicts to draw"
+            )
+        for axes, (loss, v) in zip(own, panels_of, strict=True):
+            _rates_panel(axes, results, loss, v, constants)
+        return own[0].figure
     with matplotlib.rc_context(STYLE):
         figure, panels = grid_of_panels(len(panels_of), 2, 3.3)
         for axes, (loss, v) in zip(panels, panels_of, strict=False):
-            data = curve(results, loss)
-            draw_curve(axes, curve(results, loss, "near"), "0.45", marker="s", linestyle=":")
-            draw_curve(axes, data, colour)
-            predicted = predicted_curve(results, loss, constants)
-            axes.plot(predicted["n"], predicted["value"], color=_PREDICTED, linewidth=0.9)
-            if v is not None and v.exponent is not None:
-                _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
-            density = isinstance(results.study.problem.model, Density)
-            frame(axes, _judged(v), label("hellinger" if density and loss == "function" else loss))
-        handles = [handle(colour, "best fit"), handle("0.45", "worst near-minimiser", "s", ":")]
+            _rates_panel(axes, results, loss, v, constants)
+        handles = [handle(_colour(results), "best fit"), handle("0.45", "worst near-minimiser", "s", ":")]
         if any(len(predicted_curve(results, loss, constants)) for loss, _ in panels_of):
             handles.append(handle(_PREDICTED, "predicted for large $n$", ""))
         legend(figure, handles, results.study.name)
         note(figure, caption(results))
     return figure
+
+
+def _colour(results: Results) -> str:
+    return STRUCTURES.get(results.study.tables["model"].get("structure"), "#0072B2")
+
+
+def _rates_panel(axes, results: Results, loss: str, v: Verdict | None, constants: Constants | None) -> None:
+    data = curve(results, loss)
+    draw_curve(axes, curve(results, loss, "near"), "0.45", marker="s", linestyle=":")
+    draw_curve(axes, data, _colour(results))
+    predicted = predicted_curve(results, loss, constants)
+    axes.plot(predicted["n"], predicted["value"], color=_PREDICTED, linewidth=0.9)
+    if v is not None and v.exponent is not None:
+        _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
+    density = isinstance(results.study.problem.model, Density)
+    frame(axes, _judged(v), label("hellinger" if density and loss == "function" else loss))
 
 
 def _judged(v: Verdict | None) -> str:
@@ -178,7 +208,9 @@ def headline_panels(panels, over: dict[str, Results]) -> pd.DataFrame:
     def add(axes, name, loss, **style):
         data = curve(over[name], loss)
         parts.append(data.assign(structure=name, loss=loss))
-        draw_curve(axes, data, STRUCTURES[name], **style)
+        # Curves of the two shared structures lie on each other: the lower one shows as rings.
+        ring = {"markersize": 6.0, "markerfacecolor": "none"} if name == "shared-linear" else {}
+        draw_curve(axes, data, STRUCTURES[name], **ring, **style)
         return data
 
     errors = [add(left, name, "function") for name in over]

@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from moe_sim.errors import InputError
 
@@ -66,6 +67,10 @@ def frame(axes, title: str, ylabel: str = "") -> None:
     axes.set(xscale="log", yscale="log", xlabel="sample size $n$", title=title, ylabel=ylabel)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    if 0 < low < high < 10 * low:  # powers of ten alone would leave one tick, or none, to read off
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def legend(figure: Figure, handles, title: str | None = None, columns: int | None = None) -> None:
@@ -92,7 +97,8 @@ def grid_of_panels(count: int, least: float, height: float) -> tuple[Figure, np.
     """
     columns = {4: 2}.get(count, min(max(count, 1), 3 if count <= 6 else 4))
     rows = max(1, -(-count // columns))
-    figure = Figure(figsize=(2.5 * max(columns, least), height + 2.5 * (rows - 1)), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.1)  # titles of two lines may be wider than their panel
+    figure = Figure(figsize=(2.5 * max(columns, least), height + 2.5 * (rows - 1)), layout=layout)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[count:]:
         axes.set_axis_off()

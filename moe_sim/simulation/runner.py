@@ -22,6 +22,7 @@ from moe_sim.data.samples import at as samples_at
 from moe_sim.errors import InputError
 from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.measured import LossFunction
+from moe_sim.fitting.memory import bound_memory
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.models.base import Parameters
 from moe_sim.models.coordinates import element
@@ -113,6 +114,7 @@ def _fill(
 ) -> tuple[dict[str, Any], Truths, dict[str, list[dict[str, Any]]]]:
     """Compute the chunks of a study that the folder lacks, ``keep(n, first replicate, frame)``; evidence, truths, and
     what is unseen."""
+    bound_memory()
     problem = study.problem
     given = _machine(problem, problem.truth)
     lower = [loss for loss in problem.losses if any(c.kind == "lower" and c.loss == loss.name for c in study.claims)]

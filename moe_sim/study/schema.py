@@ -171,7 +171,11 @@ class FitTable:
     )  # fmt: skip
     start: str = entry(Choice(STARTS), "start rule; `wide` and `truth` know the truth", "data")
     starts: int = entry(Whole(1, 10**4), "starts of a replicate", 8)
-    budget: int = entry(Whole(1, 100), "starts spent on a replicate at most, in units of `starts`", 4)
+    budget: int = entry(
+        Whole(1, 100),
+        "starts spent on a replicate at most, in units of `starts` (those with a spare atom not counted)",
+        4,
+    )
     bound: float | None = entry(Number(1e-6), "bound of every free parameter", None, "by family")
     bias_bound: float | None = entry(Number(1e-6), "bound of biases and log-weights", None, "by family")
     max_iterations: int | None = entry(Whole(0), "iterations of the solver; 0 for `steps` only", None, "by estimator")
