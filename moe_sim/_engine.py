@@ -45,7 +45,7 @@ def _settings() -> dict[str, Any]:
         "jax_enable_x64": True,
         # At least two: for one device XLA compiles another program, which differs in its last bits.
         "jax_num_cpu_devices": max(2, int(os.environ.get("MOE_SIM_CORES", cores))),
-        "jax_persistent_cache_min_compile_time_secs": 0.3,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,  # of the smallest there are thousands
     }
     if os.environ.get(_CACHE) == os.environ.get(_OUR_CACHE):
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moe_sim" / "jax"

@@ -40,10 +40,10 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit a mixture of experts to data of your own, by maximum likelihood."""
-    from moe_sim.plots import fit as fit_plot
-    from moe_sim.plots import style
-
     if plot is not None:
+        from moe_sim.plots import fit as fit_plot  # matplotlib takes half a second
+        from moe_sim.plots import style
+
         style.check(plot)
     table = read_table(data, sep, decimal, encoding, no_header)
     y_names = [str(table.columns[-1])] if y is None else [c.strip() for c in y.split(",")]

@@ -309,9 +309,10 @@ class Fitter:
             return found.theta.reshape(theta.shape)[np.arange(len(pending)), np.argmin(value, axis=1)]
 
         base = fewer(start, head)
-        if part is not head:
+        chunks = int(np.max(samples.chunks))
+        if chunks > 1:
             base = fewer(base[:, None], part)
-        number = spare.counts(int(np.max(samples.chunks)))
+        number = spare.counts(chunks)
         points = compiled(self.plan).spare(number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
         replicate = np.repeat(pending, number.total)
         spent.starts[pending] += number.total
