@@ -281,6 +281,12 @@ def test_a_fit_is_drawn_on_own_axes(found):
         ms.plot_fit(found, ax=own[0])
 
 
+def test_one_expert_has_no_panel_of_gates():
+    alone = ms.fit("softmax-gaussian", X, Y, atoms=1, starts=2, budget=1)
+    (axes,) = ms.plot_fit(alone).axes
+    assert axes.get_xlabel() == alone.x_names[0] and len(axes.lines) == 1
+
+
 def test_several_covariates_are_drawn(tmp_path):
     s = SETS["airquality_plane"]
     fit = ms.fit("softmax-gaussian", s["x"], s["y"], atoms=2, starts=4, budget=1)

@@ -28,11 +28,13 @@ def plot_fit(found: Estimate, ax: Any = None) -> Figure:
             raise InputError(f"ax holds {len(own)} axes: pass two, for the data and for the gates")
         _panels(found, *own)
         return own[0].figure
-    alone = found.x.shape[1] == 1
+    alone, count = found.x.shape[1] == 1, found.gates().shape[1]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 4.6 if alone else 5.2), layout="constrained")
-        _panels(found, *figure.subplots(2, 1, sharex=alone, height_ratios=(2, 1)))
-        count = found.gates().shape[1]
+        if count > 1:
+            _panels(found, *figure.subplots(2, 1, sharex=alone, height_ratios=(2, 1)))
+        else:  # whose gate is 1 everywhere
+            _panels(found, figure.subplots(), None)
         legend(figure, [handle(EXPERTS[k % len(EXPERTS)], f"expert {k + 1}") for k in range(count)])
         bands = "lines: means, bands: two standard deviations of an expert; " if alone else ""
         note(
@@ -47,7 +49,8 @@ def _panels(found: Estimate, top, bottom) -> None:
     gates, owner, y = found.gates(), np.argmax(found.responsibilities(), axis=1), found.y[:, 0]
     mean, variance = found.experts()
     odds = np.log(gates[:, 0] + 1e-12)
-    axis = 0 if alone else int(np.argmax([abs(np.corrcoef(column, odds)[0, 1]) for column in found.x.T]))
+    first = alone or gates.shape[1] == 1
+    axis = 0 if first else int(np.argmax([abs(np.corrcoef(column, odds)[0, 1]) for column in found.x.T]))
     x, order = found.x[:, axis], np.argsort(found.x[:, axis])
     size = float(np.clip(3000 / len(x), 1.0, 9.0))
     for k in range(gates.shape[1]):
@@ -57,8 +60,9 @@ def _panels(found: Estimate, top, bottom) -> None:
             middle, width = mean[order, k, 0], 2 * np.sqrt(variance[order, k, 0])
             top.plot(x[order], middle, color=colour)
             top.fill_between(x[order], middle - width, middle + width, color=colour, alpha=0.12, linewidth=0)
-            bottom.plot(x[order], gates[order, k], color=colour)
-        else:
+            if bottom is not None:
+                bottom.plot(x[order], gates[order, k], color=colour)
+        elif bottom is not None:
             bottom.scatter(x, gates[:, k], s=size, color=colour, alpha=0.45, linewidths=0)
     margin = 0.08 * np.ptp(y)
     y_name, x_name = plain(found.y_names[0]), plain(found.x_names[axis])
@@ -66,4 +70,7 @@ def _panels(found: Estimate, top, bottom) -> None:
     if not alone:
         top.axline((y.mean(), y.mean()), slope=1.0, color="0.4", linewidth=0.8)
         top.set(xlabel=f"{y_name}, fitted by its most responsible expert", xlim=top.get_ylim())
-    bottom.set(xlabel=x_name, ylabel="gating probability", ylim=(-0.03, 1.03))
+    if bottom is not None:
+        bottom.set(xlabel=x_name, ylabel="gating probability", ylim=(-0.03, 1.03))
+    elif alone:
+        top.set(xlabel=x_name)

@@ -54,7 +54,8 @@ def _panel(axes, study: Study, m: Modulus) -> None:
         axes.axhspan(low / 1e3, SAME_FUNCTION, color="0.5", alpha=0.15, linewidth=0)
     top = (1.0 if m.degenerate else omega.max()) * 5
     axes.set(xscale="log", yscale="log", xlabel=rf"$\varepsilon$: {label(m.loss)}", ylim=(low, top))
-    axes.set_ylabel(r"$\omega(\varepsilon)$")
+    distance = r"$L_2(\mu)$" if isinstance(study.problem.model, RegressionModel) else "Hellinger"
+    axes.set_ylabel(rf"$\omega(\varepsilon)$, {distance} distance")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     if m.degenerate:

@@ -231,10 +231,11 @@ def headline_panels(panels, over: dict[str, Results]) -> pd.DataFrame:
 
 def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Figure, pd.DataFrame]:
     """Best, median and worst near-minimiser side by side: a median alone hides what a mean shows."""
+    # In the colour that the structure has in the other figures.
     styles: dict[str, Any] = {
-        "near": ("#D55E00", "worst near-minimiser (mean)", "s", "-"),
-        "loss": ("#0072B2", "best fit (mean)", "o", "-"),
-        "median": ("#56B4E9", "best fit (median)", "v", ":"),
+        "near": ("0.45", "worst near-minimiser (mean)", "s", ":"),
+        "loss": (None, "best fit (mean)", "o", "-"),
+        "median": (None, "best fit (median)", "v", "--"),
     }
     parts = []
     with matplotlib.rc_context(STYLE):
@@ -244,10 +245,10 @@ def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Fi
             for of, (colour, _, marker, line) in styles.items():
                 data = curve(results, loss, of)
                 parts.append(data.assign(structure=name, loss=loss, statistic=of))
-                draw_curve(axes, data, colour, marker=marker, linestyle=line)
+                draw_curve(axes, data, colour or STRUCTURES[name], marker=marker, linestyle=line)
             _claimed(axes, parts[-1], 0.5, 0.5)
             frame(axes, f"{name}: 2 true prefixes, 3 fitted", _NAMES["voronoi"] if axes is panels[0] else "")
-        legend(figure, [handle(c, label, marker, line) for c, label, marker, line in styles.values()])
+        legend(figure, [handle(c or "0.15", label, marker, line) for c, label, marker, line in styles.values()])
         near = "Near-minimisers are fits within 0.5 log-likelihood units of the best. "
         note(figure, near + caption(*pair.values()))
     return figure, pd.concat(parts, ignore_index=True)
