@@ -104,7 +104,7 @@ print(json.dumps([c.jax_enable_x64, jax.local_device_count("cpu"), c.jax_compila
 def test_jax_is_set_up_whoever_loads_it_first(tmp_path, before, after):
     code = f"{before}\nimport jax\n{after}\n{SETTINGS}"
     found = json.loads(python(code, tmp_path, MOE_SIM_CORES="3", XDG_CACHE_HOME="/tmp/cache"))
-    assert found == [True, 3, "/tmp/cache/moe_sim/jax", 0.3]
+    assert found == [True, 3, "/tmp/cache/moe_sim/jax", 0.0]
 
 
 def test_a_cache_of_the_user_is_kept(tmp_path):
@@ -122,7 +122,7 @@ os.environ |= {{"MOE_SIM_CORES": "4", "XDG_CACHE_HOME": "/tmp/other"}}
 sys.stdout.write(subprocess.check_output([sys.executable, "-c", {f"import moe_sim{SETTINGS}"!r}], text=True))
 """
     found = json.loads(python(code, tmp_path, MOE_SIM_CORES="3", XDG_CACHE_HOME="/tmp/cache"))
-    assert found == [True, 4, "/tmp/other/moe_sim/jax", 0.3]
+    assert found == [True, 4, "/tmp/other/moe_sim/jax", 0.0]
 
 
 def test_a_fork_after_computing_is_refused(monkeypatch):
