@@ -32,6 +32,21 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    # What samples see, and where a spare atom goes
+    Mutant(
+        "what no sample shows counts as seen",
+        "theory/unseen.py",
+        "if moved > BLIND and needed > n:",
+        "if moved > BLIND and n > needed:",
+        "unseen",
+    ),
+    Mutant(
+        "influences of a spare atom not projected",
+        "fitting/spare.py",
+        "left = square - turned.T @ (inverse[:, None] * turned)",
+        "left = square",
+        "spare",
+    ),
     # Samplers
     Mutant(
         "sigma^2 for sigma in mixtures",
