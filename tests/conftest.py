@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import moe_sim as _  # noqa: F401  (switches JAX to x64: the NIST models need it too)
 from moe_sim.errors import InputError
 from moe_sim.fitting import memory
-from moe_sim.theory import search
 
 MOST_MEMORY = 2_000_000_000  # bytes of a process, above which it forgets what it has compiled
 MADE: set[tuple[str, int]] = set()  # file and line of every InputError that was made
@@ -89,7 +88,6 @@ def bounded():
     """Programs that earlier tests compiled are kept, as later ones share them, until they take too much memory."""
     yield
     if memory.resident() > MOST_MEMORY:
-        search._compiled.cache_clear()
         gc.unfreeze()
         memory.forget()
 

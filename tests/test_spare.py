@@ -109,6 +109,16 @@ def test_who_gets_them():
     assert not fitter(case, estimator="steps", max_iterations=1).spares
 
 
+def test_a_model_with_clusters_need_not_say_its_gates():
+    """Starts from clusters are in every author's reach; those with a spare atom ask for ``log_gates`` too."""
+
+    class Quiet(type(MIXTURES["softmax-K2-d1-o1"].model)):  # type: ignore[misc]
+        log_gates = property()
+
+    case = MIXTURES["softmax-K2-d1-o1"]
+    assert not fitter(case._replace(model=Quiet(1, 1))).spares
+
+
 def test_they_find_what_many_data_starts_find(monkeypatch):
     """Two experts fitted by three, eight samples: in seven at least nothing better comes from 300 data starts."""
     case = MIXTURES["softmax-K2-d1-o1"]
@@ -122,7 +132,7 @@ def test_they_find_what_many_data_starts_find(monkeypatch):
     assert np.sum(found.objective <= many.objective + NEAR) >= 7
     assert found.starts.min() >= 200 and np.any(found.objective < many.objective + 1e-3)
     few = fitter(case, truth=True, budget=1)
-    monkeypatch.setattr(multistart, "_least", lambda lanes, count: few_objective + 1.0)
+    monkeypatch.setattr(multistart, "least", lambda lanes, count: few_objective + 1.0)
     few_objective = found.objective
     assert set(few.fit(samples, seeds).certificate) & {"rising"}
 

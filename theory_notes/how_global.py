@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 import moe_sim as ms
-from moe_sim.fitting.multistart import NEAR, Fitter
+from moe_sim.fitting.multistart import NEAR, Fitter, least
 from moe_sim.simulation import runner
 
 BRUTE, SAMPLES = 400, 5
@@ -57,14 +57,6 @@ KINDS = {"softmax-gaussian": softmax, "gaussian-gated": gated, "prefix, shared":
          "prefix, independent": prefixes("independent", ["key", "value"])}  # fmt: skip
 
 
-def best_of(fits):
-    """The least objective of each replicate, spikes left out."""
-    lanes, found = fits.lanes, np.full(len(fits.objective), np.inf)
-    sound = np.isfinite(lanes.solution.objective) & ~lanes.degenerate
-    np.minimum.at(found, lanes.replicate[sound], lanes.solution.objective[sound])
-    return found
-
-
 def problem(tables, seed: int, spare: int):
     """Certificates (SAMPLES,), and by how much the reference is better."""
     tables["sample"] |= {"replicates": SAMPLES, "seed": seed}
@@ -72,11 +64,11 @@ def problem(tables, seed: int, spare: int):
     p, n, index = study.problem, study.problem.sizes[0], np.arange(SAMPLES)
     begun = runner._begin(study, runner._machine(p, p.truth), n, index)
     fits = begun.machine.fitter.fit(begun.samples, begun.seeds, n, begun[-1])
-    reference = best_of(fits)
+    reference = least([fits.lanes], SAMPLES)
     for start, starts in (("data", BRUTE), ("wide", BRUTE // 4), ("truth", 8)):
         fitter = Fitter(p.model, p.truth, replace(p.options, start=start, starts=starts, budget=1))
         seeds = [np.random.SeedSequence([991, int(r), seed]) for r in index]
-        reference = np.minimum(reference, best_of(fitter.fit(begun.samples, seeds, n)))
+        reference = np.minimum(reference, least([fitter.fit(begun.samples, seeds, n).lanes], SAMPLES))
     return fits.certificate, fits.objective - reference
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from moe_sim.data.samples import StoredSample
-from moe_sim.fitting import spare as spare_atoms
+from moe_sim.fitting import spare
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import LaneFunction
 from moe_sim.fitting.spare import Counts
@@ -84,13 +84,12 @@ class Compiled(NamedTuple):
     """Lane functions of a plan, called with ``(setting, lanes, samples)``.
 
     choose: the best candidate of a start on the first chunk, and its objective there. solve: the optimum from a start.
-    certify: the objective at the truth, and what ``still_promised`` says. spare: starts beside a fit of one atom fewer.
+    certify: the objective at the truth, and what ``still_promised`` says.
     """
 
     choose: LaneFunction
     solve: LaneFunction
     certify: LaneFunction
-    spare: Callable[[Counts], LaneFunction]
 
 
 @lru_cache(maxsize=16)
@@ -116,14 +115,19 @@ def compiled(plan: Plan) -> Compiled:
             known = at_truth.value(jnp.zeros(0), sample)
         return known, *still_promised(plan.passes(setting.model), sample, theta, setting.lower, setting.upper)
 
-    def spare(setting: Setting, sample, lane, number: Counts):
+    return Compiled(*(LaneFunction(function, plan.how) for function in (choose, solve, certify)))
+
+
+@lru_cache(maxsize=16)
+def beside(plan: Plan, number: Counts) -> LaneFunction:
+    """So many starts with a spare atom (see ``spare``) beside a fit of one fewer; called as those of ``Compiled``."""
+
+    def starts(setting: Setting, sample, lane):
         _, theta, u = lane
         named = unraveller(setting.model, dict(plan.atoms))
-        return spare_atoms.starts(setting.model, named, theta, u, sample, setting.lower, setting.upper, number)
+        return spare.starts(setting.model, named, theta, u, sample, setting.lower, setting.upper, number)
 
-    beside = cache(lambda number: LaneFunction(partial(spare, number=number), plan.how))
-    first = (LaneFunction(function, plan.how) for function in (choose, solve, certify))
-    return Compiled(*first, spare=beside)  # type: ignore[arg-type, misc]
+    return LaneFunction(starts, plan.how)
 
 
 def _from_clusters(setting: Setting, uniform, x, y, weight):

@@ -28,7 +28,7 @@ class LossFunction:
         distance = any(loss.kind == "function" for loss in losses)
         self._target = Target(model, truth, law) if distance else None
         self._of = model, {k: jnp.asarray(v) for k, v in truth.items()}
-        self._run = compiled_losses(tuple(losses), sizes)
+        self._run = _compiled_losses(tuple(losses), sizes)
 
     def __call__(self, lanes) -> dict[str, np.ndarray]:
         return self._run((self._of, self._target), lanes)
@@ -39,7 +39,7 @@ class LossFunction:
 
 
 @lru_cache(maxsize=16)
-def compiled_losses(losses: tuple[Loss, ...], atoms: tuple[tuple[str, int], ...] | None) -> LaneFunction:
+def _compiled_losses(losses: tuple[Loss, ...], atoms: tuple[tuple[str, int], ...] | None) -> LaneFunction:
     def one(shared, lane):
         (model, truth), target = shared
         params = lane if atoms is None else parameters_of(model, dict(atoms))(lane)

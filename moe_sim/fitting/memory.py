@@ -9,8 +9,6 @@ from pathlib import Path
 
 import jax
 
-from moe_sim.fitting import compiled, measured
-
 MOST = 1_500_000_000  # bytes of a process, above which a new study forgets what was compiled before it
 _GROWTH = 500_000_000  # and by which it must have grown since that was done last: data are large too
 _after = 0  # bytes when programs were forgotten last
@@ -25,9 +23,7 @@ def bound_memory() -> None:
 
 
 def forget() -> None:
-    """Let go of all compiled programs, and give the memory back to the system."""
-    compiled.compiled.cache_clear()
-    measured.compiled_losses.cache_clear()
+    """Let go of all compiled programs, those of functions that are kept too, and give the memory back to the system."""
     jax.clear_caches()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # no GNU C library: it keeps what was freed

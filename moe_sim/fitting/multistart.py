@@ -16,7 +16,7 @@ from moe_sim.errors import InputError
 from moe_sim.fitting import spare
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import batching
-from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, compiled, is_small, parameters_of, unraveller
+from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, beside, compiled, is_small, parameters_of, unraveller
 from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.fitting.subsamples import levels, part_of, survivors
 from moe_sim.likelihood.objective import passes_of
@@ -154,7 +154,8 @@ class Fitter:
         data lead to the best place by chance only."""
         fitted = self.model.total(self.options.atoms)
         known = 1 if self.truth is None else self.model.count(self.truth)
-        return start_rules.clusters(self.options.start, self.model) and not self.direct and fitted > known
+        placed = start_rules.clusters(self.options.start, self.model) and hasattr(self.model, "log_gates")
+        return placed and len(self.model.groups) == 1 and not self.direct and fitted > known
 
     def _groups(self, model: Model):
         if not isinstance(model, MixtureModel):
@@ -181,7 +182,7 @@ class Fitter:
         if self.spares:
             number = spare.counts(int(np.max(samples.chunks)))
             u = self._numbers([np.random.SeedSequence(0)], number)
-            jobs.append((run.spare(number), (first, theta, u), self._seen(samples)))
+            jobs.append((beside(self.plan, number), (first, theta, u), self._seen(samples)))
         return [(function, self.setting, lanes, of) for function, lanes, of in jobs]
 
     def starting_points(self, seeds: list[np.random.SeedSequence], n: float = 1.0) -> np.ndarray:
@@ -243,7 +244,7 @@ class Fitter:
             start, value = self._improve(head, replicate, points.reshape(len(replicate), *points.shape[2:]))
             lanes.append(self._follow(samples, replicate, start, value, spent))
             if self.spares:
-                before = _least(lanes, count)
+                before = least(lanes, count)
                 # Where data lead to spikes only, a place that one is led to beside them is no better estimate.
                 sound = np.isfinite(before[pending])
                 if sound.any():
@@ -313,7 +314,7 @@ class Fitter:
         if chunks > 1:
             base = fewer(base[:, None], part)
         number = spare.counts(chunks)
-        points = compiled(self.plan).spare(number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
+        points = beside(self.plan, number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
         replicate = np.repeat(pending, number.total)
         spent.starts[pending] += number.total
         points = points.reshape(len(replicate), -1)
@@ -376,7 +377,7 @@ class Fitter:
         )  # fmt: skip
 
 
-def _least(lanes: list[Lanes], count: int) -> np.ndarray:
+def least(lanes: list[Lanes], count: int) -> np.ndarray:
     """The least objectives (count,) that lanes have found so far, spikes left out."""
     found = np.full(count, np.inf)
     for part in lanes:

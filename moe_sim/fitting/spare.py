@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.fitting.starts import from_data
-from moe_sim.models import mixture
+from moe_sim.fitting.starts import from_data, in_units, off_line
+from moe_sim.likelihood.objective import sum_chunks, without_padding
 from moe_sim.models.base import Model
 from moe_sim.models.coordinates import free_names, ravel, unravel
 from moe_sim.models.domains import GATE
@@ -109,13 +109,10 @@ def cluster(model: Model, u, kind, x, y, weight):
     kind: about a row, along a line through 1 + d rows, along it near a row, beyond a row, or beyond it along the line.
     """
     count = jnp.sum(weight)
-    x_unit, y_unit = (v / (jnp.sqrt(mixture.spread(weight, v)) + 1e-300) for v in (x, y))
+    x_unit, y_unit = in_units(x, y, weight)
     at = jnp.floor(u[1 : 3 + x.shape[1]] * count).astype(int)
-    line = jnp.concatenate([jnp.ones((len(x), 1)), x_unit], axis=1)
-    through = line[at[1:]]
-    slope = jnp.linalg.solve(through.T @ through + 1e-6 * jnp.eye(line.shape[1]), through.T @ y_unit[at[1:]])
     near, about = (jnp.sum((v - v[at[0]]) ** 2, axis=1) for v in (x_unit, y_unit))
-    beside = jnp.sum((y_unit - line @ slope) ** 2, axis=1)
+    beside = off_line(x_unit, y_unit, at[1:])
     outward = x_unit[at[0]] - weight @ x_unit / count
     beyond = -(x_unit @ outward) / (jnp.linalg.norm(outward) + 1e-300)
     distance = jnp.stack([near + about, beside, beside + 0.3 * near, beyond, beyond])[kind]
@@ -190,8 +187,7 @@ def _moments(model: Any, named: Callable, theta, tiny, sample):
     log_density = lambda t, x, y: model.log_density(model.constrain(named(t)), x, y)  # noqa: E731
 
     def one_chunk(x, y, weight):
-        seen = weight > 0
-        x, y = (jnp.where(seen[:, None], v, v[0]) for v in (x, y))
+        x, y = without_padding(x, y, weight)
         rows = jax.vmap(log_density, (None, 0, 0))
         root = jnp.sqrt(weight)[:, None]
         known = rows(theta, x, y)
@@ -199,9 +195,7 @@ def _moments(model: Any, named: Callable, theta, tiny, sample):
         score = root * jax.vmap(partial(jax.jacfwd(log_density), theta))(x, y)
         return root[:, 0] @ psi, root[:, 0] @ score, psi.T @ psi, score.T @ psi, score.T @ score
 
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: one_chunk(*sample.chunk(0))))
-    add = lambda i, total: jax.tree.map(jnp.add, total, one_chunk(*sample.chunk(i)))  # noqa: E731
-    return jax.lax.fori_loop(0, sample.chunks, add, zero)
+    return sum_chunks(one_chunk, sample)
 
 
 def _tests(psi, score, square, cross, gram):

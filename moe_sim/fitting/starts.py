@@ -26,19 +26,26 @@ def from_data(model: Model, numbers, x, y, weight):
     """
     count = jnp.sum(weight)
     rows = jnp.floor(jnp.abs(numbers) * count).astype(int)  # padding comes last
-    x_unit, y_unit = (v / (jnp.sqrt(mixture.spread(weight, v)) + 1e-300) for v in (x, y))
+    x_unit, y_unit = in_units(x, y, weight)
     middle = rows[:, 0]
     about = sum(jnp.sum((z[None] - z[middle][:, None]) ** 2, axis=2) for z in (x_unit, y_unit))
-
-    line = jnp.concatenate([jnp.ones((len(x), 1)), x_unit], axis=1)
-    through = line[rows[:, 1:]]
-    square = jnp.swapaxes(through, 1, 2) @ through + 1e-6 * jnp.eye(line.shape[1])
-    slope = jnp.linalg.solve(square, jnp.swapaxes(through, 1, 2) @ y_unit[rows[:, 1:]])
-    beside = jnp.sum((y_unit[None] - line @ slope) ** 2, axis=2)
-
+    beside = jax.vmap(lambda through: off_line(x_unit, y_unit, through))(rows[:, 1:])
     distance = jnp.where(numbers[0, 0] < 0, beside, about)
     tau = jax.nn.one_hot(jnp.argmin(distance, axis=0), len(numbers), axis=0, dtype=float) * weight
     return model.from_clusters(tau, x, y)
+
+
+def in_units(x, y, weight):
+    """x (n, d) and y (n, outputs) in units of their standard deviations."""
+    return tuple(v / (jnp.sqrt(mixture.spread(weight, v)) + 1e-300) for v in (x, y))
+
+
+def off_line(x, y, rows):
+    """Squared distance (n,) of each y from the line through 1 + d ``rows`` of the data."""
+    line = jnp.concatenate([jnp.ones((len(x), 1)), x], axis=1)
+    through = line[rows]
+    slope = jnp.linalg.solve(through.T @ through + 1e-6 * jnp.eye(line.shape[1]), through.T @ y[rows])
+    return jnp.sum((y - line @ slope) ** 2, axis=1)
 
 
 def candidates(rule, model: Model, true_atoms, atoms, lower, upper, starts, seed, cover, spread=None, shrink=1.0):

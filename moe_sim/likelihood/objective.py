@@ -46,14 +46,14 @@ def likelihood(form: Form, coefficients: Callable) -> Passes:
 
     def value(theta, sample):
         c = coefficients(theta)
-        return -_sum_chunks(lambda x, y, weight: gaussian_mixture.value(form, c, x, y, weight), sample)
+        return -sum_chunks(lambda x, y, weight: gaussian_mixture.value(form, c, x, y, weight), sample)
 
     def with_matrix(one_chunk, curved=False):
         """curved: whether the matrix takes in how the coefficients curve in theta."""
 
         def found(theta, sample):
             c, jacobian = coefficients(theta), jax.jacfwd(flat)(theta)
-            loglik, score, matrix = _sum_chunks(lambda x, y, weight: one_chunk(form, c, x, y, weight), sample)
+            loglik, score, matrix = sum_chunks(lambda x, y, weight: one_chunk(form, c, x, y, weight), sample)
             matrix = jacobian.T @ matrix @ jacobian
             if curved:
                 matrix = matrix - jax.hessian(lambda t: score @ flat(t))(theta)
@@ -82,7 +82,7 @@ def least_squares(mean: Callable, noise: float) -> Passes:
             residual = jax.vmap(mean, (None, 0))(theta, x) - y
             return 0.5 * scale * jnp.sum(weight[:, None] * residual**2)
 
-        return _sum_chunks(one_chunk, sample)
+        return sum_chunks(one_chunk, sample)
 
     def first(theta, sample):
         def one_chunk(x, y, weight):
@@ -94,7 +94,7 @@ def least_squares(mean: Callable, noise: float) -> Passes:
             weighted = (root[:, None] * residual).reshape(-1)
             return 0.5 * jnp.sum(weighted**2), weighted @ rows, rows.T @ rows
 
-        return _sum_chunks(one_chunk, sample)
+        return sum_chunks(one_chunk, sample)
 
     def curvature(theta, sample):
         def one_chunk(x, y, weight):
@@ -102,7 +102,7 @@ def least_squares(mean: Callable, noise: float) -> Passes:
             along = jax.grad(lambda t: jnp.sum(pull * jax.vmap(mean, (None, 0))(t, x)))
             return jax.jacfwd(along)(theta)
 
-        return _sum_chunks(one_chunk, sample)
+        return sum_chunks(one_chunk, sample)
 
     return Passes(value, first, curvature)
 
@@ -123,34 +123,34 @@ def density(model: Density, unflatten: Callable) -> Passes:
         params = unflatten(theta)
 
         def one_chunk(x, y, weight):
-            return weight @ log_densities(params, *_without_padding(x, y, weight))
+            return weight @ log_densities(params, *without_padding(x, y, weight))
 
-        return -_sum_chunks(one_chunk, sample)
+        return -sum_chunks(one_chunk, sample)
 
     def first(theta, sample):
         at, back = flat(theta)
         one = jax.value_and_grad(lambda vector, x, y: model.log_density(back(vector), x, y))
 
         def one_chunk(x, y, weight):
-            logs, score = jax.vmap(one, (None, 0, 0))(at, *_without_padding(x, y, weight))
+            logs, score = jax.vmap(one, (None, 0, 0))(at, *without_padding(x, y, weight))
             return weight @ logs, weight @ score, score.T @ (weight[:, None] * score)
 
-        loglik, score, gram = _sum_chunks(one_chunk, sample)
+        loglik, score, gram = sum_chunks(one_chunk, sample)
         jacobian = jax.jacfwd(lambda t: flat(t)[0])(theta)
         return -loglik, -(score @ jacobian), jacobian.T @ gram @ jacobian
 
     def curvature(theta, sample):
         def one_chunk(x, y, weight):
-            x, y = _without_padding(x, y, weight)
+            x, y = without_padding(x, y, weight)
             return jax.hessian(lambda t: weight @ log_densities(unflatten(t), x, y))(theta)
 
-        return -_sum_chunks(one_chunk, sample) - first(theta, sample)[2]
+        return -sum_chunks(one_chunk, sample) - first(theta, sample)[2]
 
     def complete(theta, sample):
         """Q is the expected log-likelihood of (y, expert), its gradient at theta the score (Fisher's identity)."""
 
         def one_chunk(x, y, weight):
-            x, y = _without_padding(x, y, weight)
+            x, y = without_padding(x, y, weight)
             parts = lambda t: jax.vmap(model.log_components, (None, 0, 0))(unflatten(t), x, y)  # noqa: E731
             share = weight[:, None] * jax.nn.softmax(parts(theta), axis=1)
             # A closed gate has share 0 and a logarithm that is not finite.
@@ -158,7 +158,7 @@ def density(model: Density, unflatten: Callable) -> Passes:
             loglik = weight @ jax.nn.logsumexp(parts(theta), axis=1)
             return loglik, jax.grad(expected)(theta), jax.hessian(expected)(theta)
 
-        loglik, score, hessian = _sum_chunks(one_chunk, sample)
+        loglik, score, hessian = sum_chunks(one_chunk, sample)
         return -loglik, -score, -hessian
 
     return Passes(value, first, curvature, complete if model.has_components else None)
@@ -174,13 +174,13 @@ def passes_of(model: Model, unflatten: Callable, atoms: Atoms) -> Passes:
     return least_squares(lambda theta, x: model.mean(unflatten(theta), x), model.noise)
 
 
-def _without_padding(x, y, weight):
+def without_padding(x, y, weight):
     """Rows of weight 0 replaced by the first one: a density need not be finite at the zeros of padding."""
     counts = (weight > 0)[:, None]
     return jnp.where(counts, x, x[0]), jnp.where(counts, y, y[0])
 
 
-def _sum_chunks(one_chunk: Callable, sample):
+def sum_chunks(one_chunk: Callable, sample):
     """Sum of ``one_chunk(x, y, weight)``, a pytree, over the chunks of the sample."""
     if isinstance(sample.chunks, int) and sample.chunks == 1:
         return one_chunk(*sample.chunk(0))

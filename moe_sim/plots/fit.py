@@ -8,9 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from moe_sim.errors import InputError
 from moe_sim.fitting.estimate import Estimate
-from moe_sim.plots.style import STYLE, handle, legend, note, plain
+from moe_sim.plots.style import STYLE, handle, legend, note, own_axes, plain
 
 EXPERTS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")  # Okabe and Ito
 
@@ -23,9 +22,7 @@ def plot_fit(found: Estimate, ax: Any = None) -> Figure:
     your own, for the upper and the lower part, in your style, without legend and small print. Raises ``InputError``.
     """
     if ax is not None:
-        own = np.ravel(np.asarray(ax, object))
-        if len(own) != 2:
-            raise InputError(f"ax holds {len(own)} axes: pass two, for the data and for the gates")
+        own = own_axes(ax, 2, "", "two, for the data and for the gates")
         _panels(found, *own)
         return own[0].figure
     alone, count = found.x.shape[1] == 1, found.gates().shape[1]

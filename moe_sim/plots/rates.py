@@ -11,9 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
-from moe_sim.errors import InputError
 from moe_sim.models.base import Density
-from moe_sim.plots.style import STYLE, frame, grid_of_panels, handle, legend, note, write
+from moe_sim.plots.style import STYLE, frame, grid_of_panels, handle, legend, note, own_axes, write
 from moe_sim.rates.judge import judge
 from moe_sim.rates.slopes import CONFIDENCE_LEVEL, summarise
 from moe_sim.rates.verdicts import Verdict
@@ -141,11 +140,7 @@ def plot_rates(
         (loss.name, None) for loss in results.study.problem.losses if len(curve(results, loss.name))
     ]
     if ax is not None:
-        own = np.ravel(np.asarray(ax, object))
-        if len(own) != len(panels_of):
-            raise InputError(
-                f"ax holds {len(own)} axes for {len(panels_of)} panels: pass as many, or the verdicts to draw"
-            )
+        own = own_axes(ax, len(panels_of), f" for {len(panels_of)} panels", "as many, or the verdicts to draw")
         for axes, (loss, v) in zip(own, panels_of, strict=True):
             _rates_panel(axes, results, loss, v, constants)
         return own[0].figure

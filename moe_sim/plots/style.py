@@ -90,6 +90,14 @@ def note(figure: Figure, text: str) -> None:
     figure.supxlabel("\n".join(textwrap.wrap(text, int(figure.get_figwidth() * 21))), fontsize=6.5, color="0.3")
 
 
+def own_axes(ax: Any, count: int, panels: str, remedy: str) -> np.ndarray:
+    """The user's axes (count,). Raises ``InputError`` with the remedy where they are more or fewer."""
+    own = np.ravel(np.asarray(ax, object))
+    if len(own) != count:
+        raise InputError(f"ax holds {len(own)} axes{panels}: pass {remedy}")
+    return own
+
+
 def grid_of_panels(count: int, least: float, height: float) -> tuple[Figure, np.ndarray]:
     """A figure with room for ``count`` panels, and its axes: those left over are off.
 

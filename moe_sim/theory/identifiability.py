@@ -213,41 +213,22 @@ def _curved(value, jacobian, theta, tangent, lower, upper, step: float) -> np.nd
             gap = np.asarray(value(theta))
             if not _norm(gap) >= SAME_FUNCTION / 10 or not np.all((lower <= theta) & (theta <= upper)):
                 break
-            theta = theta - _split(jacobian(theta)).least(gap)
+            theta = theta - _least(np.asarray(jacobian(theta)), gap)
         if not (_norm(gap) < SAME_FUNCTION and np.all((lower <= theta) & (theta <= upper))):
             return None  # it changes, is not finite, or ends at the box
-        ahead = _split(jacobian(theta)).unseen(tangent)
+        there = np.asarray(jacobian(theta))
+        ahead = tangent - _least(there, there @ tangent)  # what is not seen of the way so far
         if not np.any(ahead):
             return None
         tangent = ahead * np.linalg.norm(tangent) / np.linalg.norm(ahead)
     return theta
 
 
-class _Split(NamedTuple):
-    """A Jacobian with columns of length 1: left and right singular vectors of what it sees, their values, lengths."""
-
-    left: np.ndarray
-    singular: np.ndarray
-    rows: np.ndarray
-    length: np.ndarray
-
-    def least(self, gap: np.ndarray) -> np.ndarray:
-        """The shortest step that takes away what it can of the gap."""
-        return self.rows.T @ (self.left.T @ gap / self.singular) / self.length
-
-    def unseen(self, direction: np.ndarray) -> np.ndarray:
-        """The part of a direction that is not seen."""
-        scaled = direction * self.length
-        return (scaled - self.rows.T @ (self.rows @ scaled)) / self.length
-
-
-def _split(jacobian) -> _Split:
-    jacobian = np.asarray(jacobian)
+def _least(jacobian: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """The shortest step, in units of what coordinates do to the residuals, that takes away what it can of the gap."""
     length = np.linalg.norm(jacobian, axis=0)
     length = np.maximum(length, 1e-8 * max(length.max(), 1e-300))
-    left, singular, rows = np.linalg.svd(jacobian / length, full_matrices=False)
-    seen = singular > RANK * singular[0]
-    return _Split(left[:, seen], singular[seen], rows[seen], length)
+    return np.linalg.lstsq(jacobian / length, gap, rcond=RANK)[0] / length
 
 
 def _norm(gap) -> float:

@@ -183,12 +183,6 @@ def _measure(target: Target, theta, atoms):
     return parts(theta), jax.jacfwd(parts)(theta)
 
 
-@partial(jax.jit, static_argnames=("atoms", "loss"))
-def _loss(target: Target, theta, atoms, loss: Loss):
-    params = parameters_of(target.model, dict(atoms))(theta)
-    return measured(target.model, [loss], params, target.truth)[loss.name]
-
-
 class Search:
     """The search of one model, truth, fitted size and list of losses."""
 
@@ -206,10 +200,6 @@ class Search:
 
     def log_weight(self, theta) -> np.ndarray:
         return np.asarray(_measure(self.target, theta, self.atoms)[0][0])
-
-    def loss(self, which: int, theta: np.ndarray) -> float:
-        """A loss of the list at theta (P,)."""
-        return float(_loss(self.target, theta, self.atoms, self.losses[which]))
 
     def solve(
         self, which: int, eps: float, branches: list[Branch], lanes: list[Offsets], hopeless: list[float] | None = None,

@@ -17,11 +17,11 @@ import numpy as np
 from scipy.special import ndtri
 
 from moe_sim.data.covariates import Law
+from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.asymptotics import Neighbourhood
-from moe_sim.theory.cone import DEPENDENT
 from moe_sim.theory.identifiability import CURVED, Followed, combination, coordinates, echelon, followed
 from moe_sim.theory.search import SAME_FUNCTION, Branch, Offsets, Search, objects
 
@@ -59,61 +59,70 @@ def unseen(
 ) -> dict[str, list[Unseen]]:
     """``{loss: what it sees and samples of size n do not}``, for measures of as many atoms as the truth has; losses of
     which nothing is known are left out. The arguments are fields of ``study.problem``."""
-    at = Neighbourhood(model, truth, law)
-    suspects = _suspects(at, n)
     # No cell of the truth has several atoms: what such cells would hold is what single ones do.
     losses = [replace(loss, cells="single") if loss.cells == "multi" else loss for loss in losses]
     losses = [loss for loss in losses if loss.kind != "function"]
-    if not suspects or not losses:
+    if not losses:
         return {}
-    search = Search(model, truth, law, replace(options, atoms=model.sizes_of(truth)), losses)
-    branch = Branch(search, (1,) * model.count(truth))
-    branch.box = search.lower, search.upper  # as far as fits may go
-    names = coordinates(search.fitter)
+    at = Neighbourhood(model, truth, law)
+    suspects = _suspects(at, n)
+    if not suspects:
+        return {}
+    led = _Led(at, options, losses, [suspect.step for suspect in suspects])
     found: dict[str, list[Unseen]] = {}
-    for suspect in suspects:
-        way = _followed(search, suspect.step) if suspect.blind else None
-        line = suspect.step / np.max(np.abs(suspect.step))
-        text = combination(np.where(np.abs(line) < _SMALL, 0.0, line), names)
-        text += CURVED if way is not None and not way.straight else ""
+    for k, suspect in enumerate(suspects):
+        way = led.followed(suspect.step) if suspect.blind else None
+        text = led.told(suspect.step) + (CURVED if way is not None and not way.straight else "")
+        close = (suspect.atoms, suspect.apart) if way is None else (None, None)
         for which, loss in enumerate(losses):
-            if way is None:
-                moved, distance = _led(search, branch, which, suspect.step, [other.step for other in suspects])
-            else:
-                moved, distance = _at(search, which, way.end)
+            moved, distance = led.least(which, k) if way is None else led.at(which, way.end)
             needed = (-2 * ndtri(ERRORS) * at.seen.unit / distance) ** 2 if distance > SAME_FUNCTION else np.inf
             if moved > BLIND and needed > n:
                 known = None if np.isinf(needed) else float(needed)
-                close = (suspect.atoms, suspect.apart) if way is None else (None, None)
-                of_loss = Unseen(text, moved, distance, known, *close)
-                found.setdefault(loss.name, []).append(of_loss)
+                found.setdefault(loss.name, []).append(Unseen(text, moved, distance, known, *close))
     return found
 
 
-def _followed(search: Search, step: np.ndarray) -> Followed | None:
-    """Where the truth may be led in this direction, or along a curve that begins in it, without any change."""
-    theta = search.fitter.cover(tuple(range(search.model.count(search.truth))))
-    return followed(search.residuals, search.jacobian, theta, step, search.lower, search.upper)
+class _Led:
+    """Measures of as many atoms as the truth, led from it along steps (P,), as far as fits may go."""
 
+    def __init__(self, at: Neighbourhood, options: FitOptions, losses: list[Loss], steps: list[np.ndarray]):
+        model, truth = at.model, at.truth
+        sizes = model.sizes_of(truth)
+        self.losses = losses
+        self.search = Search(model, truth, at.law, replace(options, atoms=sizes), losses)
+        self.box = self.search.lower, self.search.upper
+        self.branch = Branch(self.search, (1,) * model.count(truth))
+        self.branch.box = self.box
+        self.measured = LossFunction(model, truth, at.law, losses, sizes)
+        self.names = coordinates(self.search.fitter)
+        centre = self.branch.centre
+        self.ends = np.array([np.clip(centre + way * step, *self.box) for step in steps for way in (1, -1)])
+        self.reached = self.measured(self.ends)
 
-def _at(search: Search, which: int, theta: np.ndarray) -> tuple[float, float]:
-    """The loss and the distance of functions at theta."""
-    return search.loss(which, theta), float(np.linalg.norm(search.residuals(theta)))
+    def told(self, step: np.ndarray) -> str:
+        line = step / np.max(np.abs(step))
+        return combination(np.where(np.abs(line) < _SMALL, 0.0, line), self.names)
 
+    def followed(self, step: np.ndarray) -> Followed | None:
+        """Where the truth may be led in this direction, or along a curve that begins in it, without any change."""
+        return followed(self.search.residuals, self.search.jacobian, self.branch.centre, step, *self.box)
 
-def _led(search: Search, branch: Branch, which: int, step, every: list[np.ndarray]) -> tuple[float, float]:
-    """The loss a step away from the truth, and the least distance of functions at that loss, led to from there and in
-    ``every`` other direction; 0, 0 if the loss is blind to the step."""
+    def at(self, which: int, theta: np.ndarray) -> tuple[float, float]:
+        """A loss, and the distance of functions, at theta (P,)."""
+        loss = float(self.measured(theta[None])[self.losses[which].name][0])
+        return loss, float(np.linalg.norm(self.search.residuals(theta)))
 
-    def ends(step):
-        return [np.clip(branch.centre + way * step, search.lower, search.upper) for way in (1, -1)]
-
-    eps = min((loss for loss in (search.loss(which, end) for end in ends(step)) if loss > BLIND), default=0.0)
-    if not eps:
-        return 0.0, 0.0
-    offsets = np.array([end - branch.centre for other in every for end in ends(other)])
-    lanes = Offsets(np.array([branch.centre] * len(offsets)), offsets, objects([frozenset()] * len(offsets)))
-    return eps, search.solve(which, eps, [branch], [lanes])[0].least
+    def least(self, which: int, k: int) -> tuple[float, float]:
+        """A loss at the end of step k, and the least distance of functions at that loss, led to from the ends of all
+        steps; 0, 0 if the loss is blind to this one."""
+        seen = [loss for loss in self.reached[self.losses[which].name][2 * k : 2 * k + 2].tolist() if loss > BLIND]
+        if not seen:
+            return 0.0, 0.0
+        offsets = self.ends - self.branch.centre
+        centres = np.broadcast_to(self.branch.centre, offsets.shape)
+        lanes = Offsets(centres, offsets, objects([frozenset()] * len(offsets)))
+        return min(seen), self.search.solve(which, min(seen), [self.branch], [lanes])[0].least
 
 
 class _Suspect(NamedTuple):
@@ -128,52 +137,42 @@ class _Suspect(NamedTuple):
 
 def _suspects(at: Neighbourhood, n: float) -> list[_Suspect]:
     """The least known first, ``_MOST`` of them."""
-    scale = np.linalg.norm(at.scores, axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    _, singular, rows = np.linalg.svd(np.linalg.qr(at.scores / scale, mode="r"))
-    rows = rows / scale
-    rank = int(np.sum(singular > DEPENDENT * max(singular[0], 1e-300)))
-    known = rows[:rank] / (singular[:rank, None] * np.sqrt(n))
-    near = _Nearest(at)
+    known = at.kept / (np.linalg.norm(at.scores @ at.kept, axis=0) * np.sqrt(n))  # known to 1 each
+    blind = echelon(at.null.T).T
+    directions = np.concatenate([blind, known[:, ::-1]], axis=1)
+    pulls, apart, pairs = _reach(at, directions)
+    moves = pulls > 1e-6 * np.linalg.norm(directions, axis=0)
     found = []
-    for direction, blind in [*((row, True) for row in echelon(rows[rank:])), *((row, False) for row in known[::-1])]:
-        far, pair, apart = near.reach(direction)
-        if far and (blind or far < 1):
-            found.append(_Suspect(far * direction, blind, pair, apart))
+    for k in np.flatnonzero(moves & ((np.arange(len(pulls)) < blind.shape[1]) | (pulls > 1))):
+        found.append(_Suspect(directions[:, k] / pulls[k], bool(k < blind.shape[1]), pairs[k], apart[k]))
     return found[:_MOST]
 
 
-class _Nearest:
-    """How far atoms of a truth may be moved before their Voronoi cells mean nothing."""
+def _reach(at: Neighbourhood, directions: np.ndarray) -> tuple[np.ndarray, list, list]:
+    """How often directions (P, k) move an atom a quarter of the way to the nearest other one, so that they may come
+    half as close, or a mass or a shared parameter by 1: (k,), the furthest. Of each the distance of the atom that moves most
+    from that other, and the two, from 1; None where it is a mass, or where they go together."""
+    measure = at.model.measure(at.model.canonical(at.truth))
+    location = np.asarray(measure.location)
+    gap = np.linalg.norm(location[:, None] - location[None], axis=2)
+    np.fill_diagonal(gap, np.inf)
+    if measure.group is not None:
+        group = np.asarray(measure.group)
+        gap = np.where(np.equal.outer(group, group), gap, np.inf)
+    other, apart = np.argmin(gap, axis=1), np.min(gap, axis=1)
 
-    def __init__(self, at: Neighbourhood):
-        self.at = at
-        measure = at.model.measure(at.model.canonical(at.truth))
-        location = np.asarray(measure.location)
-        gap = np.linalg.norm(location[:, None] - location[None], axis=2)
-        np.fill_diagonal(gap, np.inf)
-        if measure.group is not None:
-            group = np.asarray(measure.group)
-            gap = np.where(np.equal.outer(group, group), gap, np.inf)
-        self.other, self.apart = np.argmin(gap, axis=1), np.min(gap, axis=1)
-        self.blocks, self.shared = list(measure.blocks), list(measure.shared)
-
-    def reach(self, direction: np.ndarray) -> tuple[float, list[int] | None, float | None]:
-        """The factor of a direction (P,) that moves an atom a quarter of the way to the nearest other one, so that they
-        may come half as close, or a mass or a shared parameter by 1; the atom and that other, from 1, and their
-        distance. 0 where it moves nothing."""
-        changes = self.at.changes(direction[:, None])
-        moved = np.sqrt(sum(np.sum(changes[b][..., 0] ** 2, axis=1) for b in self.blocks))
-        room = np.where(np.isfinite(self.apart), self.apart / 4, _ALONE)
-        others = np.concatenate([changes[name].ravel() for name in ("", *self.shared)])
-        pulls = np.concatenate([moved / room, np.abs(others) / _ALONE])
-        first = int(np.argmax(pulls))
-        if not pulls[first] > 1e-6 * np.linalg.norm(direction):
-            return 0.0, None, None
-        if first >= len(moved) or not np.isfinite(self.apart[first]):
-            return 1 / float(pulls[first]), None, None
-        other = int(self.other[first])
-        parting = sum(np.sum((changes[b][first, ..., 0] - changes[b][other, ..., 0]) ** 2) for b in self.blocks)
-        if np.sqrt(parting) < 0.1 * moved[first]:  # they go together
-            return 1 / float(pulls[first]), None, None
-        return 1 / float(pulls[first]), sorted([first + 1, other + 1]), float(self.apart[first])
+    changes = at.changes(directions)
+    shift = np.concatenate([changes[block] for block in measure.blocks], axis=1)  # (L, D, k)
+    moved = np.linalg.norm(shift, axis=1)
+    room = np.where(np.isfinite(apart), apart / 4, _ALONE)
+    rest = np.concatenate([changes[name] for name in ("", *measure.shared)]) / _ALONE
+    pulls = np.concatenate([moved / room[:, None], np.abs(rest)])
+    distances: list[float | None] = []
+    pairs: list[list[int] | None] = []
+    for k, first in enumerate(np.argmax(pulls, axis=0)):
+        close = first < len(moved) and np.isfinite(apart[first])
+        # They go together where they hardly part.
+        close = close and np.linalg.norm(shift[first, :, k] - shift[other[first], :, k]) >= 0.1 * moved[first, k]
+        distances.append(float(apart[first]) if close else None)
+        pairs.append(sorted([int(first) + 1, int(other[first]) + 1]) if close else None)
+    return np.max(pulls, axis=0), distances, pairs
