@@ -150,8 +150,11 @@ def _suspects(at: Neighbourhood, n: float) -> list[_Suspect]:
 
 def _reach(at: Neighbourhood, directions: np.ndarray) -> tuple[np.ndarray, list, list]:
     """How often directions (P, k) move an atom a quarter of the way to the nearest other one, so that they may come
-    half as close, or a mass or a shared parameter by 1: (k,), the furthest. Of each the distance of the atom that moves most
-    from that other, and the two, from 1; None where it is a mass, or where they go together."""
+    half as close, or a mass or a shared parameter by 1: (k,), the furthest.
+
+    And of each the distance of the atom that moves most from that other, and the two, from 1; None where it is a mass,
+    or where they go together.
+    """
     measure = at.model.measure(at.model.canonical(at.truth))
     location = np.asarray(measure.location)
     gap = np.linalg.norm(location[:, None] - location[None], axis=2)
