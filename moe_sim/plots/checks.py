@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def plot_audit(done: dict[str, Results], rows: list, table: pd.DataFrame) -> Fig
             one.legend(loc="upper right", title="slope", fontsize=6.5, title_fontsize=6.5)
         last = axes[len(panels)]
         verdict = {name: {v.loss: v for v in judge(results)} for name, results in done.items()}
-        others = iter(_WINDOWS)
+        others = cycle(_WINDOWS)
         for row in rows:
             v = verdict[row.protocol][row.loss]
             if row.loss == "voronoi:untranslated" and v.slope is not None:
