@@ -30,6 +30,12 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.fixture(autouse=True)
+def kept(monkeypatch):
+    """A process that has grown large forgets what it compiled (tests/test_memory.py): not while it is counted here."""
+    monkeypatch.setattr("moe_sim.fitting.memory.MOST", np.inf)
+
+
 def softmax(truth: float, seed: int) -> ms.Study:
     return ms.Study(
         name="softmax", model={"family": "softmax-gaussian"},
