@@ -107,7 +107,7 @@ def test_claims_lists_the_registry_and_the_last_verdicts(folder, moe_sim):
         for fit in ("exact", "over")
     ]
     mixtures = ["prefix-mixture-independent", "prefix-mixture-shared", "gaussian-gated-exact", "gaussian-gated-over"]
-    names = sorted(prefix + mixtures + [f"softmax-gaussian-{fit}" for fit in ("exact", "over-2", "over-3")])
+    names = sorted(prefix + mixtures + [f"softmax-gaussian-{fit}" for fit in ("exact", "gentle", "over-2", "over-3")])
     assert ms.registry() == names
     rows = [line for line in out.splitlines() if "not run" in line]
     assert len(rows) == sum(len(ms.load_study(name).claims) for name in names)
@@ -221,7 +221,7 @@ def test_ctrl_c_says_that_the_work_is_kept(folder, moe_sim, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RUN, "exact_samples", interrupt)
+        patch.setattr(RUN, "_samples", interrupt)
         status, out, err = moe_sim("run", path, "--json")
     assert (status, out) == (130, "")
     assert err.startswith("interrupted: what was done is kept") and err.count("\n") == 1

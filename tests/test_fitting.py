@@ -345,7 +345,7 @@ def test_few_starts_leave_lone_and_failed_ones(fitted):
 
 def test_one_replicate_that_is_not_finite_does_not_touch_the_others(fitted):
     _, fitter, samples, fits = fitted["independent-d1-N1-L1"]
-    spoilt = replace(samples, y=samples.y.at[1].set(jnp.nan))
+    spoilt = replace(samples, y=jnp.asarray(samples.y).at[1].set(jnp.nan))
     found = with_options(fitter, budget=3).fit(spoilt, seeds(2))
     assert found.certificate.tolist() == ["certified", "not_finite", "certified"]
     assert found.status[1] == Status.NOT_FINITE and found.starts.tolist() == [8, 24, 8]

@@ -44,7 +44,7 @@ def no_computing(monkeypatch):
     def refuse(*_):
         raise AssertionError("a sample was drawn although every replicate was there")
 
-    monkeypatch.setattr(RUN, "exact_samples", refuse)
+    monkeypatch.setattr(RUN, "_samples", refuse)
 
 
 # What is kept
@@ -212,15 +212,15 @@ def test_the_next_chunk_is_made_ready_meanwhile(folder, monkeypatch):
 
 def test_a_chunk_that_cannot_be_made_ready_loses_nothing(folder, tmp_path, monkeypatch):
     """Its error comes when its turn has come: the chunk before it, computed meanwhile, is kept."""
-    draw = RUN.exact_samples
+    draw = RUN._samples
 
-    def failing(model, truth, law, n, seeds):
+    def failing(study, machine, n, index):
         if n == 10000:
             raise MemoryError("no room for it")
-        return draw(model, truth, law, n, seeds)
+        return draw(study, machine, n, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RUN, "exact_samples", failing)
+        patch.setattr(RUN, "_samples", failing)
         with pytest.raises(MemoryError, match="no room"):
             ms.run(study(), tmp_path / "run")
     assert ms.load_results(tmp_path / "run").frame["n"].unique().tolist() == [100, 1000]

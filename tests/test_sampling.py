@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from mixtures import MIXTURES
 from models import MODELS, every, means, prefix
 from scipy import stats
 
@@ -115,11 +114,6 @@ class TestExact:
         sample = exact_samples(self.CASE.model, self.CASE.truth, self.CASE.law, 100, seeds(3))
         assert (sample.x.shape, sample.y.shape, sample.weight.shape) == ((3, 1, 36, 2), (3, 1, 36, 1), (3, 1, 36))
         assert jax.tree.map(lambda leaf: leaf[0], sample).chunks == 1
-
-    def test_a_mixture_has_no_sufficient_statistics(self):
-        case = MIXTURES["softmax-K2-d1-o1"]
-        with pytest.raises(InputError, match=r'needs a regression model.*pass sample\.mode = "iid"'):
-            exact_samples(case.model, case.truth, case.law, 100, seeds(1))
 
     @pytest.mark.parametrize("n", [1, 7, 1000, 10**8, 10**12, 10**15])
     def test_counts_are_whole_and_add_up_to_n(self, n):

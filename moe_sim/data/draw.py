@@ -1,16 +1,21 @@
-"""Samples of size n from a model at a truth: exact sufficient statistics, or i.i.d. rows drawn as they are read."""
+"""Samples of size n from a model at a truth: sufficient statistics or counts, exact at any n, or i.i.d. rows."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moe_sim.data.cells import cells_of, counted_samples
 from moe_sim.data.covariates import Law
 from moe_sim.data.samples import StoredSample, StreamedSample, at
 from moe_sim.errors import InputError
 from moe_sim.models import pytrees as pytrees  # models are arguments of jitted functions
-from moe_sim.models.base import Model, Regression
+from moe_sim.models.base import Density, Model, Parameters, Regression
 from moe_sim.models.part import Part
 
 
@@ -20,23 +25,13 @@ def means(model: Regression, params, points):
     return jax.vmap(lambda x: model.mean(params, x))(jnp.asarray(points))
 
 
-def exact_samples(model: Model, truth, law: Law | None, n: int, seeds: list[np.random.SeedSequence]):
+def mean_samples(model: Regression, truth, law: Law, n: int, seeds: list[np.random.SeedSequence]) -> StoredSample:
     """One exact sample of size n a seed, stacked: x (R, 1, M, d), y (R, 1, M, outputs), weight (R, 1, M).
 
     For a finite law and normal noise the counts N_m ~ Multinomial(n, mu) and the means of y in each point,
     N(f(x_m), noise^2 / N_m), are sufficient for least squares, so these few numbers are a sample of size n,
     not an approximation to one (theory_notes/sampling.md). n up to 1e12 and beyond (int64 counts).
     """
-    if not isinstance(model, Regression):
-        raise InputError(
-            'sample.mode = "exact" needs a regression model: a density has no sufficient statistics yet, '
-            'pass sample.mode = "iid"'
-        )
-    if law is None or not law.finite:
-        raise InputError(
-            'sample.mode = "exact" needs a law on finitely many points: pass law.name = "grid", law.finite = true '
-            '(the law then sits on its quadrature nodes), or sample.mode = "iid"'
-        )
     points, mass = law.nodes()
     mean = np.asarray(means(model, truth, points))
     rows = len(mass)
@@ -48,7 +43,7 @@ def exact_samples(model: Model, truth, law: Law | None, n: int, seeds: list[np.r
         # An empty point has weight 0; its y is set to a finite number so that 0 * y stays 0.
         y[r] = mean + rng.normal(size=mean.shape) * (model.noise / np.sqrt(np.maximum(count[r], 1.0)))[:, None]
     x = np.broadcast_to(points, (len(seeds), *points.shape))
-    return StoredSample(*(jnp.asarray(v[:, None]) for v in (x, y, count)))
+    return StoredSample(*(v[:, None] for v in (x, y, count)))
 
 
 class Source(Part):
@@ -71,13 +66,39 @@ def streamed_samples(n: int, seeds: list[np.random.SeedSequence], source: Source
     )
 
 
-def draw(model: Model, truth, law: Law | None, n: int, seed=0, mode: str = "exact"):
-    """One sample of size n. mode: ``exact`` (sufficient statistics) or ``iid`` (streamed). See the module.
+def sampler(
+    model: Model, truth, law: Law | None, mode: str, lower: Parameters | None = None
+) -> Callable[[int, list[np.random.SeedSequence]], Any]:
+    """``samples(n, seeds)``, one sample of size n a seed, stacked. What they have in common is computed here, once.
 
-    law: None for a joint model, which draws x itself.
+    mode: ``exact`` (sufficient statistics of a regression, counts on cells of a density) or ``iid`` (streamed).
+    lower: see ``cells.cells_of``.
     """
+    if mode == "iid":
+        return partial(_streamed, Source(model, truth, law))
+    if not model.joint and (law is None or not law.finite):
+        raise InputError(
+            'sample.mode = "exact" needs a law on finitely many points: pass law.name = "grid", law.finite = true '
+            '(the law then sits on its quadrature nodes), or sample.mode = "iid"'
+        )
+    if isinstance(model, Regression):
+        assert law is not None
+        return partial(mean_samples, model, truth, law)
+    assert isinstance(model, Density)
+    return partial(counted_samples, cells_of(model, truth, law, lower))
+
+
+def _streamed(source: Source, n: int, seeds: list[np.random.SeedSequence]) -> StreamedSample:
+    return streamed_samples(n, seeds, source)
+
+
+def exact_samples(model: Model, truth, law: Law | None, n: int, seeds: list[np.random.SeedSequence]):
+    """One exact sample of size n a seed, stacked (see ``sampler``)."""
+    return sampler(model, truth, law, "exact")(n, seeds)
+
+
+def draw(model: Model, truth, law: Law | None, n: int, seed=0, mode: str = "exact"):
+    """One sample of size n. mode: see ``sampler``. law: None for a joint model, which draws x itself."""
     if not isinstance(seed, np.random.SeedSequence):
         seed = np.random.SeedSequence(seed)
-    if mode == "exact":
-        return at(exact_samples(model, truth, law, n, [seed]), 0)
-    return at(streamed_samples(n, [seed], Source(model, truth, law)), 0)
+    return at(sampler(model, truth, law, mode)(n, [seed]), 0)

@@ -1,7 +1,8 @@
 """Samples of size n: stored weighted data, exact sufficient statistics, or i.i.d. data drawn as they are read.
 
 Every sample is read chunk by chunk: ``sample.chunks`` chunks, ``sample.chunk(i)`` = x (B, d), y (B, outputs),
-weight (B,), where the weight of a row is the number of observations it stands for (0 for padding).
+weight (B,), where the weight of a row is the number of observations it stands for (0 for padding), and of counts on
+cells the log-density (B,) of the truth, to which objectives are relative.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from jax.tree_util import register_dataclass
 
 ROWS_PER_CHUNK = 1024  # of a streamed sample; it changes last bits of sums, so it is fixed
 FEWEST_ROWS = 128  # of a chunk of given data: fewer cost no less
+ROWS_COUNTED = 10_000  # rows that counts are scaled down to where starts are made of them: formulas are for samples
 ROWS_KEPT = 2**22  # of one sample that are kept in memory at most; longer ones are drawn afresh at every pass
 
 
 @dataclass(frozen=True)
 class StoredSample:
-    """Weighted rows in memory: x (C, B, d), y (C, B, outputs), weight (C, B)."""
+    """Weighted rows in memory: x (C, B, d), y (C, B, outputs), weight (C, B), arrays of NumPy or JAX."""
 
-    x: jax.Array
-    y: jax.Array
-    weight: jax.Array
+    x: Any
+    y: Any
+    weight: Any
 
     @property
     def chunks(self):
@@ -72,6 +74,31 @@ class KeptSample:
 
 
 @dataclass(frozen=True)
+class CountedSample:
+    """``size`` observations as counts on cells: x (C, B, d), y (C, B, outputs), weight (C, B) the counts and reference
+    (C, B) the log-density of the truth, of which the first ``chunks`` chunks count.
+
+    Arrays of NumPy or JAX. Objectives are sums of weight (log p - reference), which is what a double holds of n log p.
+    """
+
+    x: Any
+    y: Any
+    weight: Any
+    reference: Any
+    chunks: Any
+    size: Any
+
+    def chunk(self, i):
+        return self.x[i], self.y[i], self.weight[i], self.reference[i]
+
+    def rows(self):
+        """All of it as one chunk x, y, weight, the weights in proportion and no more than ``ROWS_COUNTED`` in all."""
+        flat = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (self.x, self.y, self.weight))
+        x, y, weight = flat
+        return x, y, weight * jnp.minimum(1.0, ROWS_COUNTED / self.size)
+
+
+@dataclass(frozen=True)
 class Subsample:
     """The first ``chunks`` chunks of a sample: a subsample."""
 
@@ -85,6 +112,7 @@ class Subsample:
 register_dataclass(StoredSample, ["x", "y", "weight"], [])
 register_dataclass(StreamedSample, ["key", "size", "source"], [])
 register_dataclass(KeptSample, ["x", "y", "weight", "chunks"], [])
+register_dataclass(CountedSample, ["x", "y", "weight", "reference", "chunks", "size"], [])
 register_dataclass(Subsample, ["whole", "chunks"], [])
 
 
@@ -100,6 +128,11 @@ def at(samples, index):
 def batch_size(samples) -> int:
     """How many samples a batch has."""
     return len(samples.chunks if isinstance(samples, Subsample | StreamedSample) else jax.tree.leaves(samples)[0])
+
+
+def first_rows(sample):
+    """x, y and weight of the rows that starts are made of: the first chunk, or all cells."""
+    return sample.rows() if isinstance(sample, CountedSample) else sample.chunk(0)
 
 
 def empty(sample: StreamedSample | Subsample, capacity: int) -> KeptSample:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from moe_sim.data.samples import StoredSample
+from moe_sim.data.samples import CountedSample, StoredSample, first_rows
 from moe_sim.fitting import spare
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import LaneFunction
@@ -98,7 +98,7 @@ def compiled(plan: Plan) -> Compiled:
         _, points = lane
         model, passes = setting.model, plan.passes(setting.model)
         if start_rules.clusters(plan.start, model):
-            chunk = sample.chunk(0)
+            chunk = first_rows(sample)
             points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
         value = jax.lax.map(lambda theta: passes.value(theta, head(sample)), points)
         best = jnp.nanargmin(value)
@@ -136,10 +136,10 @@ def _from_clusters(setting: Setting, uniform, x, y, weight):
 
 
 def is_small(sample) -> bool:
-    """One chunk holds it all: a subsample would save nothing."""
-    return isinstance(sample, StoredSample) and sample.weight.shape[-2] == 1
+    """One chunk, or counts, hold it all: a subsample would save nothing."""
+    return isinstance(sample, CountedSample) or (isinstance(sample, StoredSample) and sample.weight.shape[-2] == 1)
 
 
-def head(sample) -> StoredSample:
+def head(sample):
     """The first chunk, the subsample that starts are improved on."""
     return sample if is_small(sample) else StoredSample(*(leaf[None] for leaf in sample.chunk(0)))

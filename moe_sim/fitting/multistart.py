@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim._engine import used
+from moe_sim.data.samples import CountedSample
 from moe_sim.errors import InputError
 from moe_sim.fitting import spare
 from moe_sim.fitting import starts as start_rules
@@ -19,7 +20,7 @@ from moe_sim.fitting.batching import batching
 from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, beside, compiled, is_small, parameters_of, unraveller
 from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.fitting.subsamples import levels, part_of, survivors
-from moe_sim.likelihood.objective import passes_of
+from moe_sim.likelihood.objective import GRAIN, magnitude, passes_of
 from moe_sim.models.base import Model, Parameters
 from moe_sim.models.coordinates import ravel
 from moe_sim.models.mixture import MixtureModel
@@ -32,6 +33,7 @@ from moe_sim.solvers.trust_region import trust_region
 NEAR = 0.5  # log-likelihood units: fits this close to the best are statistically the same fit
 PROMISE = 1e-3  # log-likelihood units a certified point may still be promised
 CURVATURE = -1e-3  # least scaled eigenvalue that a certified point may have
+ITERATIONS_COMPARED = 40  # on counts, after which starts are compared, as on a subsample of a longer sample
 ITERATIONS_PER_ROUND = 25  # where lanes run together
 FIRST_ORDER_ITERATIONS_PER_ROUND = 1000  # whose momentum is lost between rounds
 
@@ -180,7 +182,7 @@ class Fitter:
         if self._improving[0] != self.plan and not is_small(samples):
             jobs.append((compiled(self._improving[0]).solve, (first, theta, *ends), part))
         if self.spares:
-            number = spare.counts(int(np.max(samples.chunks)))
+            number = spare.counts(samples)
             u = self._numbers([np.random.SeedSequence(0)], number)
             jobs.append((beside(self.plan, number), (first, theta, u), self._seen(samples)))
         return [(function, self.setting, lanes, of) for function, lanes, of in jobs]
@@ -201,13 +203,16 @@ class Fitter:
         )  # fmt: skip
         return np.stack([rule(seed) for seed in seeds])
 
-    def solve(self, samples, replicate: np.ndarray, start: np.ndarray, tolerance: float | None = None) -> Solution:
-        """Solve every lane from its start; lanes cut off by a round are gathered and go on."""
+    def solve(self, samples, replicate, start, tolerance: float | None = None, limit: int | None = None) -> Solution:
+        """Solve every lane (L,) from its start (L, P); lanes cut off by a round are gathered and go on.
+
+        limit: of iterations, that of the options where it is not given; in one round.
+        """
         end = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
-        cap = np.full(len(replicate), self.cap)
+        cap = np.full(len(replicate), self.cap if limit is None else limit)
         run = compiled(self.plan).solve
         found: Solution = run(self.setting, (replicate, start, end, cap), samples)
-        while self.how != "map" and self.cap:
+        while self.how != "map" and self.cap and limit is None:
             left = (found.status == Status.MAX_ITERATIONS) & (
                 found.iterations + self.cap <= self.options.max_iterations
             )
@@ -277,6 +282,13 @@ class Fitter:
         small = is_small(samples)
         total = int(np.max(samples.chunks))
         sizes = [total] if small or self.direct else [c for c in levels(total) if c >= min(smallest, total)]
+        if isinstance(samples, CountedSample) and not self.direct:
+            found = self.solve(samples, replicate, theta, SAME_OPTIMUM, ITERATIONS_COMPARED)
+            np.add.at(spent.passes, replicate, found.passes)
+            np.add.at(spent.iterations, replicate, found.iterations)
+            spoilt = self._degenerate(np.asarray(found.theta))
+            kept, copies = survivors(replicate, copies, found.objective, spoilt, True)
+            replicate, theta = replicate[kept], found.theta[kept]
         for chunks in sizes:
             if not (small or self.direct or value is None):
                 first = chunks == sizes[0]
@@ -310,10 +322,9 @@ class Fitter:
             return found.theta.reshape(theta.shape)[np.arange(len(pending)), np.argmin(value, axis=1)]
 
         base = fewer(start, head)
-        chunks = int(np.max(samples.chunks))
-        if chunks > 1:
+        if not is_small(samples) and int(np.max(samples.chunks)) > 1:
             base = fewer(base[:, None], part)
-        number = spare.counts(chunks)
+        number = spare.counts(samples)
         points = beside(self.plan, number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
         replicate = np.repeat(pending, number.total)
         spent.starts[pending] += number.total
@@ -351,7 +362,8 @@ class Fitter:
         at_truth, objective, promised, least = checked.copy()
         agreeing = np.bincount(owner, close * copies, minlength=len(best)).astype(int)
         status = every.status[best]
-        slack = 1e-6 + 1e-12 * np.where(np.isfinite(at_truth), np.abs(at_truth), 0.0)
+        size = np.asarray(magnitude(samples, at_truth))[: len(at_truth)]
+        slack = 1e-6 + 100 * GRAIN * np.where(np.isfinite(size), size, 0.0)
         # Agreement says little where an atom is spare: many starts share the optima that are easy to find.
         rising = np.isfinite(before) & (before - objective > NEAR)
         rising[np.setdiff1d(np.arange(len(best)), pending)] = False

@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.fitting.starts import from_data, in_units, off_line
+from moe_sim.data.samples import CountedSample, first_rows
+from moe_sim.fitting.starts import from_data, in_units, off_line, pick
 from moe_sim.likelihood.objective import sum_chunks, without_padding
 from moe_sim.models.base import Model
 from moe_sim.models.coordinates import free_names, ravel, unravel
 from moe_sim.models.domains import GATE
 
-CANDIDATES = 256
 KINDS = 5  # of clusters
 MOST_CHUNKS = 64  # of a sample, that candidates are compared on
 VANISHED = -40.0  # log of a mass that is none beside those of order 1, and whose square is still a number
@@ -35,32 +35,36 @@ _FEW, _MANY = 4.0, 0.4  # rows of a cluster: from so many to this part of them
 _STEEPER = 30.0  # factor up to which the gate of a cluster is made steeper
 _ALIKE = 0.95  # correlation of influences from which two candidates are one
 _ODDS = (0.005, 0.5)  # odds of a spare atom at its start
+_HALVINGS = 45  # of the range of distances: to rounding
 _SPIKE = 0.7  # log of a variance above its bound, below which a candidate is a spike
 
 
 class Counts(NamedTuple):
     """Starts of a replicate: candidates of largest T, candidates as they come, and clusters of all rows as they come
-    (``starts.from_data``), for optima in which no fit of one atom fewer is left."""
+    (``starts.from_data``), for optima in which no fit of one atom fewer is left. candidates: of which these are."""
 
     best: int
     random: int
     data: int
+    candidates: int = 256
 
     @property
     def total(self) -> int:
-        return sum(self)
+        return self.best + self.random + self.data
 
 
-def counts(chunks: int) -> Counts:
-    """How many for samples of so many chunks: a start costs as many rows, and first order sees the further the more
-    there are."""
+def counts(sample) -> Counts:
+    """How many for these samples: a start costs as many rows, and first order sees the further the more there are."""
+    if isinstance(sample, CountedSample):
+        return Counts(8, 16, 0, 96)
+    chunks = int(np.max(sample.chunks))
     if chunks == 1:
         return Counts(64, 128, 64)
     return Counts(24, 8, 0) if chunks <= 8 else Counts(8, 0, 0)
 
 
 class Numbers(NamedTuple):
-    """Random numbers of a replicate: of its candidates (CANDIDATES, 4 + d), and of clusters (data, atoms, 2 + d)."""
+    """Random numbers of a replicate: of its candidates (C, 4 + d), and of clusters (data, atoms, 2 + d)."""
 
     candidates: np.ndarray
     clusters: np.ndarray
@@ -71,7 +75,7 @@ def numbers(seed: np.random.SeedSequence, dimension: int, atoms: int, number: Co
     rng = np.random.Generator(np.random.Philox(seed))
     clusters = rng.random((number.data, atoms, 2 + dimension))
     clusters[1::2, :, 0] *= -1  # about points and along lines in turn
-    return Numbers(rng.random((CANDIDATES, 4 + dimension)), clusters)
+    return Numbers(rng.random((number.candidates, 4 + dimension)), clusters)
 
 
 def fewer(model: Model, shapes: dict[str, tuple[int, ...]], lower, upper) -> tuple[np.ndarray, np.ndarray]:
@@ -110,25 +114,36 @@ def cluster(model: Model, u, kind, x, y, weight):
     """
     count = jnp.sum(weight)
     x_unit, y_unit = in_units(x, y, weight)
-    at = jnp.floor(u[1 : 3 + x.shape[1]] * count).astype(int)
+    at = pick(u[1 : 3 + x.shape[1]], weight)
     near, about = (jnp.sum((v - v[at[0]]) ** 2, axis=1) for v in (x_unit, y_unit))
     beside = off_line(x_unit, y_unit, at[1:])
     outward = x_unit[at[0]] - weight @ x_unit / count
     beyond = -(x_unit @ outward) / (jnp.linalg.norm(outward) + 1e-300)
     distance = jnp.stack([near + about, beside, beside + 0.3 * near, beyond, beyond])[kind]
     share = jnp.exp(jnp.log(_FEW / count) + u[0] * (jnp.log(_MANY) - jnp.log(_FEW / count)))
-    inside = _nearest(distance, share * count, weight > 0)
-    inside = jnp.where(kind == 4, _nearest(beside, 0.5 * share * count, inside), inside)
+    inside = _nearest(distance, share * count, weight)
+    inside = jnp.where(kind == 4, _nearest(beside, 0.5 * share * count, inside * weight), inside)
     tau = jnp.stack([inside * weight, ~inside * weight])
     free = model.unconstrain(model.from_clusters(tau, x, y))
     steeper, relative = jnp.exp(u[-1] * jnp.log(_STEEPER)), _gates(model)
     return {name: value[0] * (steeper if name in relative else 1.0) for name, value in free.items()}
 
 
-def _nearest(distance, count, among):
-    """The ``count`` rows of least distance, of those ``among``."""
-    found = jnp.where(among, distance, jnp.inf)
-    return among & (found <= jnp.sort(found)[jnp.floor(count).astype(int)])
+def _nearest(distance, count, weight):
+    """The rows of least distance that together stand for more than ``count`` observations, of those with weight.
+
+    By bisection: many sorts would cost more than all else.
+    """
+    found = jnp.where(weight > 0, distance, jnp.inf)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        enough = jnp.sum(jnp.where(found <= middle, weight, 0.0)) > count
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    ends = jnp.min(found), jnp.max(jnp.where(weight > 0, distance, -jnp.inf))
+    return found <= jax.lax.fori_loop(0, _HALVINGS, halve, ends)[1]
 
 
 def starts(model: Any, named: Callable, theta, u: Numbers, sample, lower, upper, number: Counts):
@@ -137,7 +152,7 @@ def starts(model: Any, named: Callable, theta, u: Numbers, sample, lower, upper,
     named: from flat free coordinates to named ones. lower, upper: the box of the starts.
     """
     base, (mass_name,), relative = named(theta), _masses(model), _gates(model)
-    x, y, weight = sample.chunk(0)
+    x, y, weight = first_rows(sample)
     log_gates = jax.vmap(lambda free, x: model.log_gates(model.constrain(free), x), (None, 0))
     share = weight @ jax.nn.softmax(log_gates(base, x), axis=1)
     share = share / jnp.sum(share)
@@ -186,7 +201,7 @@ def _moments(model: Any, named: Callable, theta, tiny, sample):
     """Sums over the sample, with psi (M,) and scores s (P,): psi, s, psi psi', s psi', s s'."""
     log_density = lambda t, x, y: model.log_density(model.constrain(named(t)), x, y)  # noqa: E731
 
-    def one_chunk(x, y, weight):
+    def one_chunk(x, y, weight, _=None):
         x, y = without_padding(x, y, weight)
         rows = jax.vmap(log_density, (None, 0, 0))
         root = jnp.sqrt(weight)[:, None]

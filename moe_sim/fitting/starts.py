@@ -24,8 +24,7 @@ def from_data(model: Model, numbers, x, y, weight):
     their standard deviations. Where it is negative the others pick 1 + d rows, and a cluster is what lies nearest to
     the line through those: experts that cross have no middle. Pure JAX.
     """
-    count = jnp.sum(weight)
-    rows = jnp.floor(jnp.abs(numbers) * count).astype(int)  # padding comes last
+    rows = pick(jnp.abs(numbers), weight)
     x_unit, y_unit = in_units(x, y, weight)
     middle = rows[:, 0]
     about = sum(jnp.sum((z[None] - z[middle][:, None]) ** 2, axis=2) for z in (x_unit, y_unit))
@@ -33,6 +32,12 @@ def from_data(model: Model, numbers, x, y, weight):
     distance = jnp.where(numbers[0, 0] < 0, beside, about)
     tau = jax.nn.one_hot(jnp.argmin(distance, axis=0), len(numbers), axis=0, dtype=float) * weight
     return model.from_clusters(tau, x, y)
+
+
+def pick(numbers, weight):
+    """The rows at these quantiles, in [0, 1), of the weights (n,)."""
+    below = jnp.cumsum(weight)
+    return jnp.searchsorted(below, numbers * below[-1], side="right")
 
 
 def in_units(x, y, weight):

@@ -58,6 +58,7 @@ class _Rows:
 class _Chunk:
     """What one chunk says at the coefficients: lists over experts (and outputs) of rows (B,), zero on padding.
 
+    weight: ones. count: the observations that each row stands for, None where it is one.
     w, tau: gating probabilities and responsibilities of the gates that have coefficients. slope: tau r / v,
     the score of a mean. spread: tau (r^2 / v - 1) / 2, the score of a log-variance. r: y - mean. iv: 1 / v.
     """
@@ -71,6 +72,15 @@ class _Chunk:
     iv: list[list[Any]]
     rows: _Rows
     weight: Any
+    count: Any
+
+    def counted(self, rows):
+        """Rows (.., B), each as often as it was seen."""
+        return rows if self.count is None else rows * self.count
+
+    def total(self, stack):
+        """Sums (m,) over the sample of rows (m, B)."""
+        return stack @ (self.weight if self.count is None else self.count)
 
 
 def _total(values: list[Any]):
@@ -87,9 +97,11 @@ def _largest(values: list[Any]):
     return largest
 
 
-def read(form: Form, c: Coefficients, x, y, weight) -> _Chunk:
-    """One chunk x (B, d), y (B, o), weight (B,) of ones, and zeros for padding."""
-    rows = _Rows(x)
+def read(form: Form, c: Coefficients, x, y, weight, reference=None) -> _Chunk:
+    """One chunk x (B, d), y (B, o), weight (B,) of ones, and zeros for padding; or of counts, with the log-density (B,)
+    that the log-likelihood is relative to."""
+    rows, count = _Rows(x), None if reference is None else weight
+    weight = weight if reference is None else (weight > 0).astype(float)
     experts, outputs = range(form.experts), range(form.outputs)
 
     def polynomial(coefficients, features):
@@ -118,7 +130,12 @@ def read(form: Form, c: Coefficients, x, y, weight) -> _Chunk:
     w = [] if gate is None else [gate[k] * (weight / normaliser) for k in range(form.gates)]
     slope = [[tau[k] * r[k][j] * iv[k][j] for j in outputs] for k in experts]
     spread = [[0.5 * tau[k] * (square[k][j] - 1.0) for j in outputs] for k in experts]
-    return _Chunk(_loglik(form, ratio, base, weight), w, tau, slope, spread, r, iv, rows, weight)
+    if count is None:
+        loglik = _loglik(form, ratio, base, weight)
+    else:
+        logs = jnp.log(ratio) + (base - 0.5 * LOG_2PI * form.outputs - reference)
+        loglik = jnp.sum(jnp.where(count > 0, count * logs, 0.0))
+    return _Chunk(loglik, w, tau, slope, spread, r, iv, rows, weight, count)
 
 
 def _frozen(form: Form, x, y) -> tuple[list[Any], list[Any]]:
@@ -158,11 +175,11 @@ def _scores(form: Form, chunk: _Chunk) -> list[Any]:
     return [chunk.rows.scaled(row[kind](k, j), m) for kind, k, j, m in form.layout]
 
 
-def first(form: Form, c: Coefficients, x, y, weight):
+def first(form: Form, c: Coefficients, x, y, weight, reference=None):
     """Log-likelihood, score (C,) and the Gram matrix of the scores (C, C) of one chunk."""
-    chunk = read(form, c, x, y, weight)
-    stack = jnp.stack([*_scores(form, chunk), weight])
-    gram = stack @ stack.T
+    chunk = read(form, c, x, y, weight, reference)
+    stack = jnp.stack([*_scores(form, chunk), chunk.weight])
+    gram = chunk.counted(stack) @ stack.T
     return chunk.loglik, gram[-1, :-1], gram[:-1, :-1]
 
 
@@ -171,9 +188,9 @@ def scores(form: Form, c: Coefficients, x, y):
     return jnp.stack(_scores(form, read(form, c, x, y, jnp.ones(len(x))))).T
 
 
-def value(form: Form, c: Coefficients, x, y, weight):
+def value(form: Form, c: Coefficients, x, y, weight, reference=None):
     """Log-likelihood of one chunk."""
-    return read(form, c, x, y, weight).loglik
+    return read(form, c, x, y, weight, reference).loglik
 
 
 def _blocks(form: Form, entry: Callable) -> Callable:
@@ -204,16 +221,16 @@ def _blocks(form: Form, entry: Callable) -> Callable:
     def features(chunk):
         return jnp.stack([jnp.ones_like(chunk.weight) if chunk.rows(m) is None else chunk.rows(m) for m in products])
 
-    return lambda chunk: assemble(jnp.stack(rows) @ features(chunk).T)
+    return lambda chunk: assemble(jnp.stack(rows) @ chunk.counted(features(chunk)).T)
 
 
-def complete(form: Form, c: Coefficients, x, y, weight):
+def complete(form: Form, c: Coefficients, x, y, weight, reference=None):
     """Log-likelihood, score (C,) and the complete-data information (C, C) of one chunk: what EM needs.
 
     The information of gates is that of a multinomial logit (zero for joint gates, whose logits enter linearly),
     of means tau / v, of log-variances tau / 2; no two experts share a term.
     """
-    chunk = read(form, c, x, y, weight)
+    chunk = read(form, c, x, y, weight, reference)
     stack = jnp.stack(_scores(form, chunk))
 
     def entry(a, b):
@@ -224,15 +241,15 @@ def complete(form: Form, c: Coefficients, x, y, weight):
             return None
         return chunk.tau[k] * chunk.iv[k][j] if kind == "mean" else 0.5 * chunk.tau[k]
 
-    return chunk.loglik, stack @ weight, _blocks(form, entry)(chunk)
+    return chunk.loglik, chunk.total(stack), _blocks(form, entry)(chunk)
 
 
-def curvature(form: Form, c: Coefficients, x, y, weight):
+def curvature(form: Form, c: Coefficients, x, y, weight, reference=None):
     """Log-likelihood, score (C,) and what to add to the Gram of ``first`` for minus the Hessian (C, C), of one chunk.
 
     Louis: minus sum_k tau_k (d2 log p_k + d log p_k d log p_k').
     """
-    chunk = read(form, c, x, y, weight)
+    chunk = read(form, c, x, y, weight, reference)
     stack = jnp.stack(_scores(form, chunk))
 
     def gate_of(k, m):
@@ -264,7 +281,7 @@ def curvature(form: Form, c: Coefficients, x, y, weight):
         outer = 0.5 * chunk.spread[k][j] * (_square(chunk, k, i) - 1.0)
         return 0.5 * chunk.tau[k] * _square(chunk, k, j) - outer if i == j else -outer
 
-    return chunk.loglik, stack @ weight, _blocks(form, entry)(chunk)
+    return chunk.loglik, chunk.total(stack), _blocks(form, entry)(chunk)
 
 
 def _square(chunk: _Chunk, k: int, j: int):

@@ -1,7 +1,7 @@
 """The streamed passes over weighted data that solvers ask for.
 
 All of them return sums over the whole sample in units of the log-likelihood, so that "1" is one unit
-of log-likelihood whatever n is.
+of log-likelihood whatever n is. Of counts on cells the log-likelihood is that over the truth's.
 """
 
 from __future__ import annotations
@@ -13,10 +13,19 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from moe_sim.data.samples import CountedSample
 from moe_sim.likelihood import gaussian_mixture
 from moe_sim.models.base import Atoms, Density, Model, Regression
 from moe_sim.models.form import Form
 from moe_sim.models.mixture import MixtureModel
+
+GRAIN = 1e-15  # relative rounding error of an objective
+_GRAIN_OF_COUNTS = 0.1  # of one that is relative to the truth: terms are rounded by their share of n (lattices, tried)
+
+
+def magnitude(sample, objective):
+    """What ``GRAIN`` times is the rounding error of an objective, in its units."""
+    return _GRAIN_OF_COUNTS * sample.size if isinstance(sample, CountedSample) else jnp.abs(objective)
 
 
 class Passes(NamedTuple):
@@ -38,7 +47,7 @@ def likelihood(form: Form, coefficients: Callable) -> Passes:
     """Passes of minus the log-likelihood of a mixture (2 pi included).
 
     coefficients(theta): smooth, the ``form.Coefficients`` of flat parameters. The scoring matrix of ``first``
-    is the Gram matrix of the per-sample scores. Samples have weights 1, or 0 for padding.
+    is the Gram matrix of the per-sample scores. Samples have weights 1, or 0 for padding, or are counts.
     """
 
     def flat(theta):
@@ -46,14 +55,14 @@ def likelihood(form: Form, coefficients: Callable) -> Passes:
 
     def value(theta, sample):
         c = coefficients(theta)
-        return -sum_chunks(lambda x, y, weight: gaussian_mixture.value(form, c, x, y, weight), sample)
+        return -sum_chunks(lambda *rows: gaussian_mixture.value(form, c, *rows), sample)
 
     def with_matrix(one_chunk, curved=False):
         """curved: whether the matrix takes in how the coefficients curve in theta."""
 
         def found(theta, sample):
             c, jacobian = coefficients(theta), jax.jacfwd(flat)(theta)
-            loglik, score, matrix = sum_chunks(lambda x, y, weight: one_chunk(form, c, x, y, weight), sample)
+            loglik, score, matrix = sum_chunks(lambda *rows: one_chunk(form, c, *rows), sample)
             matrix = jacobian.T @ matrix @ jacobian
             if curved:
                 matrix = matrix - jax.hessian(lambda t: score @ flat(t))(theta)
@@ -119,11 +128,14 @@ def density(model: Density, unflatten: Callable) -> Passes:
     def log_densities(params, x, y):
         return jax.vmap(model.log_density, (None, 0, 0))(params, x, y)
 
+    def over(logs, reference):
+        return logs if reference is None else logs - reference
+
     def value(theta, sample):
         params = unflatten(theta)
 
-        def one_chunk(x, y, weight):
-            return weight @ log_densities(params, *without_padding(x, y, weight))
+        def one_chunk(x, y, weight, reference=None):
+            return weight @ over(log_densities(params, *without_padding(x, y, weight)), reference)
 
         return -sum_chunks(one_chunk, sample)
 
@@ -131,16 +143,16 @@ def density(model: Density, unflatten: Callable) -> Passes:
         at, back = flat(theta)
         one = jax.value_and_grad(lambda vector, x, y: model.log_density(back(vector), x, y))
 
-        def one_chunk(x, y, weight):
+        def one_chunk(x, y, weight, reference=None):
             logs, score = jax.vmap(one, (None, 0, 0))(at, *without_padding(x, y, weight))
-            return weight @ logs, weight @ score, score.T @ (weight[:, None] * score)
+            return weight @ over(logs, reference), weight @ score, score.T @ (weight[:, None] * score)
 
         loglik, score, gram = sum_chunks(one_chunk, sample)
         jacobian = jax.jacfwd(lambda t: flat(t)[0])(theta)
         return -loglik, -(score @ jacobian), jacobian.T @ gram @ jacobian
 
     def curvature(theta, sample):
-        def one_chunk(x, y, weight):
+        def one_chunk(x, y, weight, _=None):
             x, y = without_padding(x, y, weight)
             return jax.hessian(lambda t: weight @ log_densities(unflatten(t), x, y))(theta)
 
@@ -149,13 +161,13 @@ def density(model: Density, unflatten: Callable) -> Passes:
     def complete(theta, sample):
         """Q is the expected log-likelihood of (y, expert), its gradient at theta the score (Fisher's identity)."""
 
-        def one_chunk(x, y, weight):
+        def one_chunk(x, y, weight, reference=None):
             x, y = without_padding(x, y, weight)
             parts = lambda t: jax.vmap(model.log_components, (None, 0, 0))(unflatten(t), x, y)  # noqa: E731
             share = weight[:, None] * jax.nn.softmax(parts(theta), axis=1)
             # A closed gate has share 0 and a logarithm that is not finite.
             expected = lambda t: jnp.sum(jnp.where(share > 0, share * parts(t), 0.0))  # noqa: E731
-            loglik = weight @ jax.nn.logsumexp(parts(theta), axis=1)
+            loglik = weight @ over(jax.nn.logsumexp(parts(theta), axis=1), reference)
             return loglik, jax.grad(expected)(theta), jax.hessian(expected)(theta)
 
         loglik, score, hessian = sum_chunks(one_chunk, sample)
@@ -181,7 +193,7 @@ def without_padding(x, y, weight):
 
 
 def sum_chunks(one_chunk: Callable, sample):
-    """Sum of ``one_chunk(x, y, weight)``, a pytree, over the chunks of the sample."""
+    """Sum of ``one_chunk(x, y, weight)``, a pytree, over the chunks of the sample; of counts with ``reference``."""
     if isinstance(sample.chunks, int) and sample.chunks == 1:
         return one_chunk(*sample.chunk(0))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: one_chunk(*sample.chunk(0))))

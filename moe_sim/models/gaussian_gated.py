@@ -84,6 +84,9 @@ class GaussianGated(LinearExperts):
         weight = count / jnp.sum(count)
         return {"weight": weight, "center": center, "covariance": covariance, **self.expert_clusters(tau, x, y)}
 
+    def x_mixture(self, params):
+        return tuple(jnp.asarray(params[name]) for name in ("weight", "center", "covariance"))
+
     def draw_x(self, params, key, expert):
         factor = jnp.linalg.cholesky(jnp.asarray(params["covariance"]))[expert]
         return jnp.asarray(params["center"])[expert] + factor @ jax.random.normal(key, (self.dimension,))

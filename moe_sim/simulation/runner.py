@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_sim.data.draw import Source, exact_samples, streamed_samples
+from moe_sim.data.draw import sampler
 from moe_sim.data.samples import at as samples_at
 from moe_sim.errors import InputError
 from moe_sim.fitting.batching import compile_together
@@ -252,13 +252,17 @@ class _Machine(NamedTuple):
     truth: Parameters
     fitter: Fitter
     losses: LossFunction
-    source: Source
+    samples: Callable[[int, list[np.random.SeedSequence]], Any]
 
 
 def _machine(problem: Problem, truth: Parameters) -> _Machine:
     fitter = Fitter(problem.model, truth, problem.options)
     losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms)
-    return _Machine(truth, fitter, losses, Source(problem.model, truth, problem.law))
+    sizes = problem.model.sizes_of(truth)
+    atoms = sizes if len(sizes) > 1 else problem.model.count(truth)
+    lower, _ = problem.model.bounds(atoms, problem.options.bound, problem.options.bias_bound)
+    samples = sampler(problem.model, truth, problem.law, problem.mode, lower)
+    return _Machine(truth, fitter, losses, samples)
 
 
 def run_controls(results: Results, progress: Callable[[Progress], None] | None = None, client: Any = None) -> Results:
@@ -323,13 +327,9 @@ def _samples(study: Study, machine: _Machine, n: int, index: np.ndarray):
 
     They do not depend on ``[fit]``, so all start rules and estimators meet the same samples.
     """
-    p, seeds = study.problem, _seeds(study, n, index, "model", "truth", "law")
-    if p.mode == "exact":
-        samples = exact_samples(p.model, machine.truth, p.law, n, seeds)
-    else:
-        samples = streamed_samples(n, seeds, machine.source)
+    seeds = _seeds(study, n, index, "model", "truth", "law")
     fill = np.minimum(np.arange(REPLICATES_PER_CHUNK), len(index) - 1)
-    return samples_at(samples, fill)
+    return samples_at(machine.samples(n, seeds), fill)
 
 
 def fit_chunk(results: Results, n: int, index: np.ndarray) -> tuple[pd.DataFrame, Fits]:
@@ -357,7 +357,8 @@ def _begin(study: Study, machine: _Machine, n: int, index: np.ndarray) -> _Begun
 def _finish(begun: _Begun) -> tuple[pd.DataFrame, Fits]:
     """A data frame with one row a replicate, and the fits."""
     (_, fitter, losses, _), n, index, samples, seeds, points = begun
-    fits = fitter.fit(samples, seeds, n, points)
+    # Not where they were drawn: while another thread computes on all devices, a third that waits for one never ends.
+    fits = fitter.fit(jax.device_put(samples), seeds, n, points)
     columns: dict[str, Any] = {"n": np.full(len(index), n), "replicate": index, **_fit_columns(fits)}
     columns |= {f"loss:{name}": value for name, value in losses(fits.theta).items()}
     counts = np.array([len(near) for near in fits.near])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe_sim.likelihood.objective import Passes
+from moe_sim.likelihood.objective import Passes, magnitude
 from moe_sim.solvers.model_step import box_step, scaling
 
 
@@ -16,5 +16,6 @@ def still_promised(passes: Passes, sample, theta, lower, upper, radius=10.0):
     """
     objective, gradient, gram = passes.first(theta, sample)
     matrix = gram + passes.curvature(theta, sample)
-    step, _, least = box_step(theta, objective, gradient, matrix, scaling(gram), radius, lower, upper)
+    size = magnitude(sample, objective)
+    step, _, least = box_step(theta, size, gradient, matrix, scaling(gram), radius, lower, upper)
     return objective, -(gradient @ step + 0.5 * step @ matrix @ step), least

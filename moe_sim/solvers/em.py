@@ -11,18 +11,19 @@ One pass gives the log-likelihood, the score and the complete-data information, 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.likelihood.objective import Passes
+from moe_sim.likelihood.objective import GRAIN, Passes, magnitude
 from moe_sim.models.form import Form
 from moe_sim.solvers.certificate import still_promised
 from moe_sim.solvers.model_step import box_step
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
-from moe_sim.solvers.trust_region import GRAIN, RUNNING
+from moe_sim.solvers.trust_region import RUNNING
 
 _CHECK = 16  # EM steps between looks at the stopping rule
 _TRIES = 25  # halvings of the trust region before a step is given up
@@ -57,7 +58,7 @@ def expectation_maximization(
     """
 
     assert passes.complete is not None, "EM fits mixtures only"
-    complete = passes.complete
+    complete, size = passes.complete, partial(magnitude, sample)
 
     def look(theta) -> Point:
         return Point(theta, *complete(theta, sample))
@@ -67,7 +68,7 @@ def expectation_maximization(
 
         def step(carry, _):
             at, radius = carry
-            new, radius, tries, fine = em_step(look, at, radius, lower, upper, groups)
+            new, radius, tries, fine = em_step(look, at, radius, lower, upper, groups, size)
             return (new, radius), (new.theta, tries, fine)
 
         # A loop of two, so that there is one step to compile.
@@ -95,7 +96,7 @@ def expectation_maximization(
 
     def judge(s: _State) -> _State:
         _, promised, least = still_promised(passes, sample, s.at.theta, lower, upper)
-        settled = (promised <= tolerance + GRAIN * jnp.abs(s.at.objective)) & (least > -1e-4)
+        settled = (promised <= tolerance + GRAIN * size(s.at.objective)) & (least > -1e-4)
         full = s.iterations % _CHECK == 0
         flat = (
             full & (s.mark - s.at.objective <= 1e-3) & (promised <= 1e-4) & (least > -1e-4) & (tolerance >= TOLERANCE)
@@ -110,18 +111,19 @@ def expectation_maximization(
     return Solution(end.at.theta, end.at.objective, end.status, end.iterations, end.passes)
 
 
-def em_step(look, at: Point, radius, lower, upper, groups=None):
+def em_step(look, at: Point, radius, lower, upper, groups=None, size=jnp.abs):
     """One generalised EM step: the new ``Point``, the radius, passes spent, and whether a step was found.
 
+    look: theta to ``Point``. size: of an objective, see ``objective.magnitude``.
     The trust region shrinks until the log-likelihood does not fall; where no step does that the point stays.
     """
     scale = _length(at.information)
     whole = 1e3 * (1.0 + jnp.linalg.norm(scale * at.theta))
-    grain = GRAIN * (1.0 + jnp.abs(at.objective))
+    grain = GRAIN * (1.0 + size(at.objective))
 
     def attempt(carry):
         _, radius, k = carry
-        point = look(_maximise(at, scale, radius, lower, upper, groups))
+        point = look(_maximise(at, size(at.objective), scale, radius, lower, upper, groups))
         fell = ~(point.objective <= at.objective + grain)
         return point, jnp.where(fell, 0.25 * jnp.minimum(radius, whole), radius), k + 1
 
@@ -141,15 +143,15 @@ def _length(information):
     return jnp.maximum(scale, 1e-6 * jnp.max(scale) + 1e-300)
 
 
-def _maximise(at: Point, scale, radius, lower, upper, groups):
+def _maximise(at: Point, size, scale, radius, lower, upper, groups):
     """The maximiser of Q, or of its quadratic model within the trust region and the box."""
     if groups is None:
-        step, _, _ = box_step(at.theta, at.objective, at.gradient, at.information, scale, radius, lower, upper)
+        step, _, _ = box_step(at.theta, size, at.gradient, at.information, scale, radius, lower, upper)
         return jnp.clip(at.theta + step, lower, upper)
     members = jnp.asarray(groups)
     is_variance = jnp.any(members, axis=1)
     held_low, held_high = (jnp.where(is_variance, at.theta, bound) for bound in (lower, upper))
-    step, _, _ = box_step(at.theta, at.objective, at.gradient, at.information, scale, radius, held_low, held_high)
+    step, _, _ = box_step(at.theta, size, at.gradient, at.information, scale, radius, held_low, held_high)
     # Sum of tau r^2 after the means have moved, over that of tau times the old variance: the closed form.
     count = 2.0 * jnp.diag(at.information)
     moved = members @ (2.0 * at.gradient * step + step * (at.information @ step))

@@ -53,18 +53,19 @@ def ball_step(gradient, matrix, scale, free, radius, noise):
     return (basis @ along) * inverse, convex & (start <= radius), eigenvalue[0]
 
 
-def box_step(theta, objective, gradient, matrix, scale, radius, lower, upper):
+def box_step(theta, size, gradient, matrix, scale, radius, lower, upper):
     """``ball_step`` that stays in [lower, upper]: returns the step, ``interior`` and the least eigenvalue.
 
     An active-set path: variables on a bound that the gradient pushes outwards are fixed; then, as often as
     needed, walk towards the ball step of the free variables up to the first bound met and fix that variable.
     Where the model curves downwards such a path may be poor, so the best point of the projected-gradient path
     stands by: the step never promises less than half of that (sufficient decrease).
+    size: of the objective, see ``objective.magnitude``.
     """
     near = 1e-13 * (1.0 + jnp.abs(theta))
     blocked = ((theta - lower <= near) & (gradient > 0)) | ((upper - theta <= near) & (gradient < 0))
     blocked = blocked | (upper - lower <= near)
-    noise = 10 * _EPS * jnp.sqrt(2 * jnp.abs(objective))
+    noise = 10 * _EPS * jnp.sqrt(2 * size)
     low, high = jnp.minimum(lower - theta, 0.0), jnp.maximum(upper - theta, 0.0)
 
     def model(step):

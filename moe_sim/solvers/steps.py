@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
-from moe_sim.likelihood.objective import Passes
+from moe_sim.likelihood.objective import Passes, magnitude
 from moe_sim.solvers.em import Point, em_step
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 from moe_sim.solvers.trust_region import RUNNING, trust_region
@@ -31,7 +33,7 @@ def steps(passes: Passes, sample, start, lower, upper, max_iterations=1, toleran
 
     def one(carry):
         at, radius, status, k, spent = carry
-        new, radius, tries, fine = em_step(look, at, radius, lower, upper, groups)
+        new, radius, tries, fine = em_step(look, at, radius, lower, upper, groups, partial(magnitude, sample))
         early = at.objective - new.objective <= tolerance * jnp.abs(at.objective)
         status = jnp.where(fine, jnp.where(early, Status.EARLY, status), Status.STALLED)
         status = jnp.where((status == RUNNING) & (k + 1 >= max_iterations), Status.MAX_ITERATIONS, status)

@@ -9,17 +9,17 @@ brings them back, and steps that keep paying are stretched (theory_notes/solver.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from moe_sim.likelihood.objective import Passes
+from moe_sim.likelihood.objective import GRAIN, Passes, magnitude
 from moe_sim.solvers.model_step import box_step, scaling
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 
 RUNNING = -1
-GRAIN = 1e-15  # relative rounding error of an objective
 _POOR = 0.5  # a step that gains less than this part of its promise is corrected
 _CORRECTOR = 0.1  # length of a corrector, relative to the step
 _WINDOW = 8  # iterations over which a flat valley is judged
@@ -53,6 +53,8 @@ def trust_region(
     nothing more to gain, which pays where a Hessian costs much more than a Gauss-Newton matrix.
     """
 
+    size = partial(magnitude, sample)
+
     def begin(theta):
         objective, gradient, gram = passes.first(theta, sample)
         scale = scaling(gram)
@@ -69,9 +71,11 @@ def trust_region(
 
     def advance(s: _State) -> _State:
         matrix = s.gram + s.curvature
-        step, interior, least = box_step(s.theta, s.objective, s.gradient, matrix, s.scale, s.radius, lower, upper)
+        step, interior, least = box_step(
+            s.theta, size(s.objective), s.gradient, matrix, s.scale, s.radius, lower, upper
+        )
         predicted = -(s.gradient @ step + 0.5 * step @ matrix @ step)
-        settled = interior & (predicted <= tolerance + GRAIN * jnp.abs(s.objective))
+        settled = interior & (predicted <= tolerance + GRAIN * size(s.objective))
         # Gauss-Newton may not end the search: only the exact Hessian tells a minimum from a saddle.
         end = s._replace(status=jnp.where(s.exact, Status.CONVERGED, RUNNING))
         new, moved = jax.lax.cond(settled, lambda: (end, False), lambda: attempt(s, step, predicted, interior, least))
@@ -86,7 +90,7 @@ def trust_region(
 
         def corrected(theta, objective, gradient, gram):
             reach = _CORRECTOR * jnp.linalg.norm((theta - s.theta) * s.scale)
-            move, _, _ = box_step(theta, objective, gradient, gram, s.scale, reach, lower, upper)
+            move, _, _ = box_step(theta, size(objective), gradient, gram, s.scale, reach, lower, upper)
             return jnp.clip(theta + move, lower, upper)
 
         def one(carry):
@@ -123,7 +127,7 @@ def trust_region(
         reached = jnp.where(good, objective, s.objective)
         slow = due & (s.mark - reached <= _FLAT_GAIN) & (predicted <= 0.1 * _FLAT_GAIN)
         tiny = radius <= GRAIN * jnp.linalg.norm(s.scale * s.theta)
-        lost = ~good & (tiny | (predicted <= GRAIN * jnp.abs(s.objective)))
+        lost = ~good & (tiny | (predicted <= GRAIN * size(s.objective)))
         # Where Gauss-Newton gains no more the exact Hessian has a look, and only its word is final.
         exact = s.exact | slow | lost | (False if patience is None else iterations >= patience)
         radius = jnp.where(exact & ~s.exact, s.radius, radius)

@@ -95,21 +95,24 @@ def _law(tables: dict[str, Any], model: Model) -> Law | None:
     return build_law({key: value for key, value in vars(found).items() if value is not None}, model.dimension)
 
 
+MOST_COUNTED = 1e13  # observations of a density as counts: its log-likelihood is rounded by 1e-16 n units
+
+
 def _mode(sample: SampleTable, model: Model, law: Law | None, tables: dict[str, Any]) -> str:
     """How samples are drawn."""
     regression = isinstance(model, Regression)
     mode = sample.mode or ("exact" if regression else "iid")
-    if mode == "exact" and not regression:
-        raise InputError(
-            f"sample.mode = 'exact' needs a regression model, and {tables['model']['family']} is a mixture, which has "
-            "no sufficient statistics: pass sample.mode = 'iid'"
-        )
     if mode == "exact" and law is not None and not law.finite:
         name = tables["law"]["name"]
         finite = "law.finite = true " if "finite" in entries(LawTable, name) else ""
         raise InputError(
             f"sample.mode = 'exact' needs a law on finitely many points, law.name = {name!r} is not: "
             f"pass law.name = 'grid', {finite}or sample.mode = 'iid'"
+        )
+    if mode == "exact" and not regression and max(sample.sizes) > MOST_COUNTED:
+        raise InputError(
+            f"sample.sizes has {max(sample.sizes):.3g}: a log-likelihood is a sum of so many terms, and beyond "
+            f"n = {MOST_COUNTED:.0e} its rounding is as large as what certificates are about, pass at most that"
         )
     return mode
 

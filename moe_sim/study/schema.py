@@ -198,8 +198,8 @@ class SampleTable:
     """``[sample]``: what is drawn."""
 
     mode: str | None = entry(
-        Choice(MODES), "sufficient statistics, drawn exactly (regression on a finite law), or observations", None,
-        "regression `exact`, mixtures `iid`",
+        Choice(MODES), "any n at the cost of one: means (regression) or counts on cells (density), on a finite law or "
+        "without one; or observations one by one", None, "regression `exact`, density `iid`",
     )  # fmt: skip
     sizes: list[int] = entry(Sizes(LARGEST), "sample sizes n")
     replicates: int = entry(Whole(2, 10**7), "replicates a size")
