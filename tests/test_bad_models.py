@@ -125,8 +125,10 @@ BAD = {
     "truth unknown": Bad("truth.slopes", "did you mean slope?", truth__slopes=[[1.0]]),
     "no truth": Bad("truth.slope is missing", "add it to the study", truth__slope=GONE),
     "no law": Bad("the study has no law", "add a [law] table", law=GONE),
-    "exact sample of a density": Bad("sample.mode = 'exact' needs a regression model", "sample.mode = 'iid'",
-                                     model=DENSITY["model"]),
+    "exact sample of a density on a continuous law": Bad(
+        "sample.mode = 'exact' needs a law on finitely many points", "law.finite = true", model=DENSITY["model"],
+        law={"name": "uniform"}, sample__mode="exact",
+    ),
     "estimator": Bad("fit.estimator = 'em'", "pass mle or gradient", fit__estimator="em", **DENSITY),
     "atoms a table without groups": Bad("fit.atoms = {'a': 1}: this model has one kind", "pass a number",
                                         fit__atoms={"a": 1}),

@@ -203,7 +203,7 @@ def test_steps_are_plain_em_steps():
     case = MIXTURES["softmax-K2-d1-o1"]
     x, y = sample_of(case, 300, 6)
     theta, _, passes, sample, lower, upper, groups = setting(case, x, y)
-    look = lambda t: Point(t, *passes.complete(t, sample))  # noqa: E731
+    look = jax.jit(lambda t: Point(t, *passes.complete(t, sample)))
     run = jax.jit(lambda t, most: steps(passes, sample, t, lower, upper, most, groups=groups))
     step = jax.jit(lambda at, radius: em_step(look, at, radius, lower, upper, groups)[:2])
     at, radius = look(theta), jnp.array(jnp.inf)

@@ -17,10 +17,17 @@ def few(few_starts, monkeypatch):
     monkeypatch.setattr("moe_sim.theory.modulus.LEVELS", 5)
 
 
+def exact(study: ms.Study) -> ms.Study:
+    """The study with exact samples: two programs less to compile than with streamed ones."""
+    tables = study.tables
+    law = tables["law"] | ({} if tables["law"]["name"] == "grid" else {"finite": True})
+    return study.with_tables(tables | {"law": law, "sample": tables["sample"] | {"mode": "exact"}})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_fits_are_certified(name, tmp_path):
     """At least 0.9 of them, and the function is found."""
-    frame = ms.run(study(name).replace(sizes=[1e3, 3e3], replicates=5)).frame
+    frame = ms.run(exact(study(name)).replace(sizes=[1e3, 3e3], replicates=5)).frame
     assert np.mean(frame["certificate"] == "certified") >= 0.9
     assert frame["loss:function"].median() < 0.1
 

@@ -517,8 +517,9 @@ def test_padding_is_never_picked_as_a_start():
     x, y = rng.normal(size=(10, 1)), rng.normal(size=(10, 1))
     far = np.full((6, 1), 1e3)
     u = rng.random((2, 3))
+    from_data = jax.jit(lambda *given: starts.from_data(model, *given))
     for numbers in (u, -u):
-        plain = starts.from_data(model, numbers, x, y, jnp.ones(10))
-        padded = starts.from_data(model, numbers, np.r_[x, far], np.r_[y, far], jnp.r_[jnp.ones(10), jnp.zeros(6)])
+        plain = from_data(numbers, x, y, np.ones(10))
+        padded = from_data(numbers, np.r_[x, far], np.r_[y, far], np.r_[np.ones(10), np.zeros(6)])
         for name in plain:
             assert np.asarray(padded[name]) == pytest.approx(np.asarray(plain[name]), rel=1e-9, abs=1e-9)

@@ -248,6 +248,17 @@ def test_the_untranslated_loss_is_that_without_a_gauge():
 
 
 class TestGauge:
+    def test_distances_of_atoms_do_not_need_the_gauge_of_a_loss_at_its_ceiling(self):
+        """A spare atom of mass 1e-6, 60 away: to the fourth power D is at its ceiling, and all translations tie there.
+        The other atoms are 0.01 off in the value, and said to be."""
+        high = {"key": (1.0, 4.0), "value": (1.0, 4.0)}
+        truth = measure([0.0, 0.0], key=[0.0, 3.0], value=[1.0, -1.0])
+        fitted = measure([0.0, 0.0, np.log(1e-6)], key=[5.0, 8.0, 68.0], value=[1.01, -0.99, -1.0])
+        assert loss("voronoi", high, fitted, truth, "key") == pytest.approx(2.0, rel=1e-6)
+        square = (1e-4 * 1 + 1e-6 * 60.0**2) / (1 + 1e-6)  # of the cell of two, by mass
+        assert loss("atoms:weighted", high, fitted, truth, "key") == pytest.approx(np.sqrt(square), rel=1e-3)
+        assert loss("atoms:single", high, fitted, truth, "key") == pytest.approx(0.01, rel=1e-2)
+
     @given(pair=pairs(3, 2, u=1, v=2), bias=st.floats(-2, 2))
     @few
     def test_bias_translation_is_the_infimum_of_a_scan(self, pair, bias):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import moe_sim as ms
-from moe_sim.data.samples import kept
+from moe_sim.data.samples import kept, rows_of_chunk
 from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
 from moe_sim.models.gaussian_gated import GaussianGated
@@ -55,11 +55,11 @@ def fitted():
     """Maximised log-likelihoods of the sets with one x and two experts, standardised, in one batch."""
     sets = [s for s in SETS.values() if s["experts"] == 2 and columns(s["x"]).shape[1] == 1]
     model = SoftmaxGaussian(1, 1, (1e-4, 4.0))
-    samples, shift = [], []
+    samples, shift, rows = [], [], rows_of_chunk(max(len(columns(s["x"])) for s in sets))
     for s in sets:
         x, y = columns(s["x"]), columns(s["y"])
         order = np.random.default_rng(0).permutation(len(x))
-        samples.append(kept(((x - x.mean()) / x.std())[order], ((y - y.mean()) / y.std())[order]))
+        samples.append(kept(((x - x.mean()) / x.std())[order], ((y - y.mean()) / y.std())[order], rows))
         shift.append(len(y) * np.log(y.std()))
     fitter = Fitter(model, None, FitOptions(2, "mle", starts=24, bound=50.0, bias_bound=50.0))
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples)

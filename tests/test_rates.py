@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import moe_sim as ms
 from moe_sim.rates.slopes import fit_slope, summarise
 from moe_sim.rates.verdicts import Replicates, Verdict, judge_claim
 from moe_sim.study.schema import Claim
@@ -371,6 +372,16 @@ def test_a_loss_at_its_ceiling_decides_nothing(mean):
     assert judged(at_ceiling(0.05)).verdict == free.verdict and judged(at_ceiling(0.05)).saturated == 0.05
     found = judged(at_ceiling(0.06))
     assert found.verdict == "undecided" and found.reason.startswith("6% of the Voronoi losses are at their ceiling")
+    known = Replicates(list(DECADES), loss, loss, certificate, at_ceiling(0.06), leaves=2.5e15)
+    assert judge_claim("s", HALF, "data", known).reason.endswith("at the edge of the box leaves it at n = 2e+15)")
+
+
+def test_a_ceiling_is_left_where_mass_and_distance_together_are_below_it():
+    """Published truth, three fitted: gates up to 50 + 25 apart, to the fourth power."""
+    study = ms.load_study("softmax-gaussian-over-2")
+    (loss,) = (one for one in study.problem.losses if one.name == "voronoi")
+    ceiling = study.ceiling(study.problem.truth)
+    assert study.leaves_ceiling(loss, ceiling) == pytest.approx((75.0**4 / (1 + np.exp(-8))) ** 2)
 
 
 @pytest.mark.parametrize("window, expected", [((1e6, 1e8), "supported"), ((1e7, 1e8), "undecided")])

@@ -77,7 +77,8 @@ def test_the_statistic_is_that_of_least_squares(name):
     left = psi - scores @ np.linalg.lstsq(scores, psi, rcond=None)[0]
     length = np.linalg.norm(left, axis=0)
     sample = StoredSample(*(jnp.asarray(v)[None] for v in (x, y, np.ones(len(x)))))
-    T, step, alike = spare._tests(*spare._moments(model, named, theta, jnp.asarray(np.array(points)), sample))
+    tests = jax.jit(lambda *given: spare._tests(*spare._moments(model, named, *given)))
+    T, step, alike = tests(theta, jnp.asarray(np.array(points)), sample)
     assert np.allclose(T, left.sum(axis=0) / length, rtol=1e-5)
     assert np.allclose(step, left.sum(axis=0) / length**2, rtol=1e-5)
     assert np.allclose(alike, (left.T @ left) / np.outer(length, length), atol=1e-5)
@@ -91,12 +92,12 @@ def test_starts_lie_in_the_box_and_the_best_come_first():
     sample = StoredSample(*(jnp.asarray(v)[None] for v in (x, y, np.ones(len(x)))))
     number = spare.Counts(6, 10, 4)
     u = spare.numbers(np.random.SeedSequence(1), 1, 3, number)
-    found = np.asarray(
-        spare.starts(case.model, unraveller(case.model, {"atoms": 3}), theta, u, sample, fit.lower, fit.upper, number)
-    )
+    named = unraveller(case.model, {"atoms": 3})
+    starts = jax.jit(lambda *given: spare.starts(case.model, named, *given, fit.lower, fit.upper, number))
+    found = np.asarray(starts(theta, u, sample))
     assert found.shape == (20, len(fit.lower)) and np.all(np.isfinite(found))
     assert np.all((fit.lower <= found) & (found <= fit.upper))
-    value = [float(fit.passes.value(t, sample)) for t in found]
+    value = jax.jit(lambda every: jax.lax.map(lambda t: fit.passes.value(t, sample), every))(found)
     # Set free with its best mass an atom of large T pays at once; one taken as it comes mostly does not.
     assert np.median(value[:6]) < np.median(value[6:16])
 

@@ -225,6 +225,8 @@ def test_a_joint_density_without_known_integrals():
             return super().draw_rows(params, ms.Normal(1), key, index, size)
 
     assert check_model(Joint(), RATES, None).skipped == ("canonical representative", "flat directions")
+    with pytest.raises(ms.ModelError, match=r"write x_mixture\(params\)"):
+        ms.draw(Joint(), RATES, None, 100)
 
 
 # What breaks it.

@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from moe_sim.data.covariates import Law
 from moe_sim.data.quadrature import log_densities
 from moe_sim.data.samples import ROWS_PER_CHUNK, CountedSample
 from moe_sim.errors import InputError
-from moe_sim.models import pytrees as pytrees  # models are arguments of jitted functions
 from moe_sim.models.base import Density, Parameters
 from moe_sim.models.coordinates import free_names
 from moe_sim.models.domains import POSITIVE, SPD
-from moe_sim.models.support import RANGE, Real
+from moe_sim.models.support import RANGE, Real, spreads
 
 SPACING = 0.75  # of a lattice, in the least deviation that a fit may have: normals then add up to 1 within 1.2e-15
 LEAST = 1e-20  # probability of a cell that is kept: all others together are below rounding
@@ -98,11 +96,6 @@ def _points_of(law: Law) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(points), np.log(np.asarray(mass))
 
 
-@jax.jit
-def _spread(model: Density, params: Parameters, points):
-    return jax.vmap(lambda x: model.spread(params, x))(points)
-
-
 def _narrowest(model: Density, truth: Parameters, lower: Parameters | None) -> Parameters:
     """The truth with all its scales at their lower bounds."""
     sizes = model.sizes_of(truth)
@@ -141,8 +134,8 @@ def _values(
         y, _ = model.support.nodes(model, truth, points)
         yield np.repeat(np.arange(len(points)), y.shape[1]), y.reshape(-1, y.shape[2]), 0.0
         return
-    centre, scale = (np.asarray(v) for v in _spread(model, truth, points))
-    step = SPACING * float(np.min(_spread(model, narrow, points)[1]))
+    centre, scale = spreads(model, truth, points)
+    step = SPACING * float(np.min(spreads(model, narrow, points)[1]))
     low, high = (centre - RANGE * scale).min(axis=1), (centre + RANGE * scale).max(axis=1)
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     for i in range(len(points)):

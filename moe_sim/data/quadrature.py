@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,11 +40,10 @@ def nodes_of(model: Density, truth: Parameters, points, weights, most: int) -> t
             f"{log_weight.shape[1]:,} values of y at {len(log_weight):,} points of x are too many to integrate over: "
             "lower law.points"
         )
-    x = jnp.repeat(jnp.asarray(points), y.shape[1], axis=0)
-    rows = jnp.asarray(y.reshape(-1, y.shape[2]))
-    log_mass = jnp.repeat(jnp.log(weights), y.shape[1]) + jnp.asarray(log_weight.ravel())
-    log_x = jnp.repeat(jnp.broadcast_to(log_x, len(points)), y.shape[1])
-    return x, rows, log_mass + log_densities(model, truth, x, rows) - log_x
+    each = partial(np.repeat, repeats=y.shape[1], axis=0)
+    x, rows = each(np.asarray(points)), y.reshape(-1, y.shape[2])
+    log_mass = each(np.log(np.asarray(weights)) - np.asarray(log_x)) + log_weight.ravel()
+    return tuple(map(jnp.asarray, (x, rows, log_mass + np.asarray(log_densities(model, truth, x, rows)))))
 
 
 def _normal_mixture(weight, center, covariance, most: int) -> tuple:

@@ -34,7 +34,8 @@ class Loss:
     """kind: ``voronoi``, ``mass``, ``atoms`` or ``function``.
 
     exponents: per block, the exponents in cells of 1, 2, ... atoms (the last serves larger cells).
-    whole: the exponents of the whole Voronoi loss, in whose gauge the parts are read off.
+    whole: the exponents of the whole Voronoi loss, in whose gauge the parts are read off: ``mass`` in that of the loss
+        itself, ``atoms`` in that of all exponents 1, as at its ceiling the loss has no gauge: all translations tie.
     cells: ``single``, ``multi`` or ``weighted``, for kind ``atoms``. A Voronoi loss D bounds the last of these in a
         block of exponent r: sum w |gap|^r <= D in a cell of mass w, so (sum w |gap|^2 / w)^(1/2) <= (D / w)^(1/r) by
         Jensen. It does not bound ``multi``: the mass of a spare atom may vanish, and with it all that is known of it.
@@ -156,9 +157,10 @@ def evaluate_all(losses: list[Loss], fitted: MixingMeasure, truth: MixingMeasure
         elif loss.gauge == "":
             found[loss.name] = _evaluate(loss, fitted, truth, None)
         else:
-            asked = (loss.whole, loss.gauge, loss.kind == "voronoi")
+            whole = tuple((block, (1.0,)) for block, _ in loss.whole) if loss.kind == "atoms" else loss.whole
+            asked = (whole, loss.gauge, loss.kind == "voronoi")
             if asked not in shifts:
-                shifts[asked] = _best_shift(Loss("voronoi", "voronoi", loss.whole), loss.gauge, fitted, truth, asked[2])
+                shifts[asked] = _best_shift(Loss("voronoi", "voronoi", whole), loss.gauge, fitted, truth, asked[2])
             moved = fitted.translate(0.0, shifts[asked])
             found[loss.name] = _evaluate(loss, moved, truth, None)
     return found

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from moe_sim._engine import jax, jnp
+from moe_sim._engine import jax
 from moe_sim.errors import InputError
 from moe_sim.models import coordinates
+from moe_sim.models.coordinates import as_array
 from moe_sim.models.domains import GATE, SIMPLEX, SPD, Shape
 from moe_sim.models.measure import MixingMeasure
 from moe_sim.models.parameter import Parameter
@@ -158,9 +159,10 @@ class Model(Part):
         """Logarithms of the masses of the atoms (L,), group after group."""
         parts = []
         for name in self.masses.values():
-            value = jnp.asarray(params[name])
-            parts.append(jnp.log(value) if self.parameters()[name].domain is SIMPLEX else value)
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+            value = as_array(params[name])
+            xp = value.__array_namespace__()
+            parts.append(xp.log(value) if self.parameters()[name].domain is SIMPLEX else value)
+        return parts[0] if len(parts) == 1 else xp.concatenate(parts)
 
     def measure(self, params: Parameters) -> MixingMeasure:
         """The mixing measure of the parameters, the atoms of all groups one after another."""
@@ -169,10 +171,13 @@ class Model(Part):
         blocks = {}
         for name in self.exponents:
             group = declared[name].group or self.groups[0]
-            rows = jnp.asarray(params[name]).reshape(sizes[group], -1)
+            rows = as_array(params[name]).reshape(sizes[group], -1)
             after = sum(sizes.values()) - first[group] - sizes[group]
-            blocks[name] = jnp.pad(rows, ((first[group], after), (0, 0))) if len(sizes) > 1 else rows
-        shared = {k: jnp.ravel(params[k]) for k, p in declared.items() if p.shared and p.exponents is not None}
+            padded = ((int(first[group]), int(after)), (0, 0))
+            blocks[name] = rows.__array_namespace__().pad(rows, padded) if len(sizes) > 1 else rows
+        shared = {
+            k: as_array(params[k]).reshape(-1) for k, p in declared.items() if p.shared and p.exponents is not None
+        }
         if len(sizes) == 1:
             return MixingMeasure(self.log_weight(params), blocks, shared=shared)
         kind = np.repeat(np.arange(len(sizes)), list(sizes.values()))
@@ -181,7 +186,7 @@ class Model(Part):
             name: kind == self.groups.index(declared[name].group or self.groups[0]) for name in blocks
         }
         movable = np.asarray(pinned)[kind]
-        return MixingMeasure(self.log_weight(params), blocks, shared, jnp.asarray(kind), members, jnp.asarray(movable))
+        return MixingMeasure(self.log_weight(params), blocks, shared, kind, members, movable)
 
     def canonical(self, params: Parameters) -> Parameters:
         """The representative of parameters that give the same function under a gauge of scale; losses are of it."""

@@ -31,7 +31,7 @@ def ravel(arrays: Arrays) -> Any:
     >>> ravel({"slope": np.array([[3.0], [4.0]]), "bias": np.array([1.0, 2.0])})
     array([1., 2., 3., 4.])
     """
-    parts = [_array(arrays[name]).reshape(-1) for name in sorted(arrays)]
+    parts = [as_array(arrays[name]).reshape(-1) for name in sorted(arrays)]
     others = [part for part in parts if not isinstance(part, np.ndarray)]
     return (others or parts)[0].__array_namespace__().concatenate(parts)
 
@@ -56,17 +56,17 @@ def unconstrain(declared: Declared, params: Arrays) -> Arrays:
     """The free coordinates of parameters, as named arrays."""
     free: Arrays = {}
     for name, names in free_names(declared).items():
-        free |= dict(zip(names, declared[name].domain.unconstrain(_array(params[name])), strict=True))
+        free |= dict(zip(names, declared[name].domain.unconstrain(as_array(params[name])), strict=True))
     return free
 
 
 def constrain(declared: Declared, free: Arrays) -> Arrays:
     """The parameters of free coordinates, the inverse of ``unconstrain``."""
     names = free_names(declared)
-    return {name: p.domain.constrain(*(_array(free[one]) for one in names[name])) for name, p in declared.items()}
+    return {name: p.domain.constrain(*(as_array(free[one]) for one in names[name])) for name, p in declared.items()}
 
 
-def _array(value):
+def as_array(value):
     """NumPy's or JAX's; a number is an array without axes."""
     return value if hasattr(value, "__array_namespace__") else np.asarray(value, float)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from moe_sim._engine import jnp
-
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Array, Bool, Float, Int
 
 
 class MixingMeasure(NamedTuple):
-    """``G = sum_i exp(log_weight_i) delta_(blocks_i)``, a pytree.
+    """``G = sum_i exp(log_weight_i) delta_(blocks_i)``, a pytree of arrays of NumPy or JAX.
 
     log_weight: shape (L,), the logarithm of each atom's mass (a gate bias; the masses need not add up to 1).
     blocks: named parameter blocks, each of shape (L, its own dimension), e.g. ``{"key": ..., "value": ...}``.
@@ -27,19 +26,20 @@ class MixingMeasure(NamedTuple):
     log_weight: Float[Array, " L"]
     blocks: dict[str, Float[Array, "L _"]]
     shared: dict[str, Float[Array, " _"]] = {}  # noqa: RUF012 (never changed)
-    group: Int[Array, " L"] | None = None
+    group: Int[Array, " L"] | np.ndarray | None = None
     members: dict[str, Bool[Array, " L"]] = {}  # noqa: RUF012 (never changed)
-    movable: Bool[Array, " L"] | None = None
+    movable: Bool[Array, " L"] | np.ndarray | None = None
 
     @property
     def weight(self) -> Float[Array, " L"]:
         """Masses ``exp(log_weight)``, shape (L,)."""
-        return jnp.exp(self.log_weight)
+        return self.log_weight.__array_namespace__().exp(self.log_weight)
 
     @property
     def location(self) -> Float[Array, "L D"]:
         """All blocks side by side, shape (L, sum of dimensions): where Voronoi cells are cut."""
-        return jnp.concatenate([self.blocks[name] for name in self.blocks], axis=1)
+        rows = list(self.blocks.values())
+        return rows[0].__array_namespace__().concatenate(rows, axis=1)
 
     def translate(self, bias, shifts: dict | None = None) -> MixingMeasure:
         """The measure with every log-weight moved by ``bias`` and the named blocks by their ``shifts``.

@@ -17,6 +17,12 @@ LARGEST = 2**17  # points of a lattice or counts that are summed over
 TAIL = 1e-15  # probability of the counts that are left out
 
 
+def spreads(model, params, x) -> tuple[np.ndarray, np.ndarray]:
+    """``model.spread`` at points x (M, d): centres and scales, each (M, pieces, outputs)."""
+    centre, scale = jax.jit(jax.vmap(model.spread, (None, 0)))(params, x)
+    return np.asarray(centre), np.asarray(scale)
+
+
 class Support(Part):
     """``draw`` makes one y, ``nodes`` the points and weights by which densities are integrated near a truth."""
 
@@ -108,7 +114,7 @@ class Real(Support):
         return (y[place] + step * _invert((target - below[place]) / step, density[place], density[place + 1]))[None]
 
     def nodes(self, model, params, x):
-        centre, scale = (np.asarray(v) for v in jax.vmap(lambda one: model.spread(params, one))(jnp.asarray(x)))
+        centre, scale = spreads(model, params, x)
         low, high = (centre - RANGE * scale).min(axis=1), (centre + RANGE * scale).max(axis=1)  # (M, outputs)
         count = np.ceil(((high - low) / (SPACING * scale.min(axis=1))).max(axis=0)).astype(int) + 1  # an output
         count = np.array([1 << int(c - 1).bit_length() for c in count])

@@ -47,17 +47,17 @@ def check_values(model: Model, truth: Parameters, law: Any) -> None:
     with blamed(name), redirect_stdout(sys.stderr):
         if isinstance(model, Regression):
             x = jnp.asarray(law.nodes()[0][:_NODES])
-            shape = jnp.shape(model.mean(params, x[0]))
+            shape = jax.eval_shape(model.mean, params, x[0]).shape
             if shape != (model.outputs,):
                 raise InputError(f"{name}.mean gives shape {shape} at one x: return shape ({model.outputs},)")
-            values, what = jax.vmap(lambda one: model.mean(params, one))(x), "mean"
+            values, what = jax.jit(jax.vmap(model.mean, (None, 0)))(params, x), "mean"
         else:
             assert isinstance(model, Density)
-            x, y = model.draw_rows(params, law, key, jnp.arange(_POINTS), _POINTS)
-            shape = jnp.shape(model.log_density(params, x[0], y[0]))
+            x, y = jax.jit(lambda p: model.draw_rows(p, law, key, jnp.arange(_POINTS), _POINTS))(params)
+            shape = jax.eval_shape(model.log_density, params, x[0], y[0]).shape
             if shape != ():
                 raise InputError(f"{name}.log_density gives shape {shape} at one x and y: return one number")
-            values, what = jax.vmap(lambda a, b: model.log_density(params, a, b))(x, y), "log_density"
+            values, what = jax.jit(jax.vmap(model.log_density, (None, 0, 0)))(params, x, y), "log_density"
         jax.effects_barrier()  # of what it prints
     bad = np.argwhere(~np.isfinite(np.asarray(values)))
     if len(bad):

@@ -35,13 +35,13 @@ def _judge(results, claim: Claim) -> Verdict:
     groups = [group for _, group in frame.groupby("n", sort=True)]
     sizes = [float(group["n"].iloc[0]) for group in groups]
     column = lambda name: [group[name].to_numpy() for group in groups]  # noqa: E731
-    full = None
-    if loss.kind != "function" and loss.gauge is not None:
+    full = leaves = None
+    if loss.kind in ("voronoi", "mass") and loss.gauge is not None:
         ceilings = [results.ceiling(n) for n in sizes]
+        leaves = study.leaves_ceiling(loss, max(ceilings))
         full = [values >= CEILING_SHARE * c for values, c in zip(column("loss:voronoi"), ceilings, strict=True)]
-    replicates = Replicates(
-        sizes, column(f"loss:{claim.loss}"), column(f"near:{claim.loss}"), column("certificate"), full, loss.aggregate
-    )
+    best, near = column(f"loss:{claim.loss}"), column(f"near:{claim.loss}")
+    replicates = Replicates(sizes, best, near, column("certificate"), full, loss.aggregate, leaves)
     start = study.problem.options.start
     evidence, unseen = results.evidence.get(claim.loss), results.unseen.get(claim.loss, [])
     return judge_claim(study.name, claim, start, replicates, evidence, unseen)

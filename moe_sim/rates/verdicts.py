@@ -135,7 +135,8 @@ class Replicates:
     """What replicates say of one loss. One entry a size, arrays (R_n,): the loss of the best fit, that of the worst
     near-minimiser, and names of certificates.
 
-    full: whether the Voronoi loss is at its ceiling, if it has one. aggregate: ``mean`` or ``rms``.
+    full: whether the Voronoi loss is at its ceiling, if it has one. aggregate: ``mean`` or ``rms``. leaves: the n from
+        which it cannot be there for a spare atom alone, None where that is not known.
     """
 
     sizes: list[float]
@@ -144,6 +145,7 @@ class Replicates:
     certificate: list[np.ndarray]
     full: list[np.ndarray] | None = None
     aggregate: str = "mean"
+    leaves: float | None = None
 
     def within(self, window: tuple[float, float]) -> Replicates:
         """Those of the sizes in a window."""
@@ -151,7 +153,7 @@ class Replicates:
         sizes = [self.sizes[k] for k in inside]
         loss, near, certificate = ([v[k] for k in inside] for v in (self.loss, self.near, self.certificate))
         full = None if self.full is None else [self.full[k] for k in inside]
-        return Replicates(sizes, loss, near, certificate, full, self.aggregate)
+        return Replicates(sizes, loss, near, certificate, full, self.aggregate, self.leaves)
 
     def imputed(self, reduce) -> list[np.ndarray]:
         """Losses with all that are not certified set to the ``reduce`` of the certified ones of their size."""
@@ -203,6 +205,8 @@ def judge_claim(
             f"{inside.saturated:.0%} of the Voronoi losses are at their ceiling, where all translations of the gates "
             "tie: the sizes are too small to show a rate of the parameters"
         )
+        if inside.leaves is not None:
+            reason += f" (a spare atom of mass n^-1/2 at the edge of the box leaves it at n = {inside.leaves:.0e})"
     hidden = _hidden(unseen, sizes) if claim.kind != "lower" else []
     if hidden:
         verdict, more, further = "undecided", None, None

@@ -15,6 +15,7 @@ import numpy as np
 import tomli_w
 
 from moe_sim.errors import InputError
+from moe_sim.losses.voronoi import Loss
 from moe_sim.models import loading, objects
 from moe_sim.models.base import Model, Parameters
 from moe_sim.models.loading import Outside
@@ -73,6 +74,23 @@ class Study:
         the mass of the truth, its value where the translation sends the fitted mass to 0."""
         model = self.problem.model
         return None if model.gauge is None else float(np.sum(model.measure(truth).weight))
+
+    def leaves_ceiling(self, loss: Loss, ceiling: float) -> float:
+        """The n from which a spare atom counts less than the ceiling in a Voronoi loss wherever it is.
+
+        Its mass may be of order n^-1/2, as no sample tells, and its distance as large as the box: from
+        (gap^r / ceiling)^2 on, gap^r the largest over blocks, the two together are below the ceiling.
+        """
+        problem, model = self.problem, self.problem.model
+        lower, upper = model.bounds(problem.options.atoms, problem.options.bound, problem.options.bias_bound)
+        most = model.total(problem.options.atoms) - model.count(problem.truth) + 1  # atoms of a cell
+        largest = 1.0
+        for block, powers in loss.exponents:
+            if block in lower:
+                true = np.asarray(problem.truth[block])
+                gap = max(np.max(upper[block]) - np.min(true), np.max(true) - np.min(lower[block]))
+                largest = max(largest, float(gap) ** max(powers[:most]))
+        return (largest / ceiling) ** 2
 
     def cell_digest(self, n: int, *tables: str) -> list[int]:
         """Eight 32-bit words from size n and the named tables: what the seeds of a cell are made of."""

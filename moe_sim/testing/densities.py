@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 from scipy.special import logsumexp
 
 from moe_sim.data.quadrature import log_densities
-from moe_sim.models.base import Density, ModelError, Parameters, Regression
+from moe_sim.models.base import Density, ModelError, Regression
 from moe_sim.models.mixture import MixtureModel
-from moe_sim.models.support import Counts, Real
+from moe_sim.models.support import Counts, Real, spreads
 from moe_sim.testing.asking import asked, called
 from moe_sim.testing.probe import Probe
 
@@ -112,15 +111,10 @@ def _lattice(probe: Probe, model: Density) -> tuple[np.ndarray, np.ndarray]:
     return y[:, :, None], np.log(unit * np.cosh(t) * (t[1] - t[0]))
 
 
-@jax.jit
-def _spreads(model: Density, params: Parameters, x):
-    return jax.vmap(lambda one: model.spread(params, one))(x)
-
-
 def _spread(probe: Probe, model: Density) -> tuple[np.ndarray, np.ndarray]:
     """Centres and scales (P, pieces, outputs) at every point. Raises ``ModelError`` for other shapes."""
     with asked(model, "spread"):
-        centre, scale = (np.asarray(v, float) for v in _spreads(model, probe.truth, probe.points))
+        centre, scale = spreads(model, probe.truth, probe.points)
     if centre.shape != scale.shape or centre.ndim != 3 or centre.shape[2] != model.outputs or np.any(scale <= 0):
         raise ModelError(
             f"{called(model, 'spread')} gives centres {centre.shape[1:]} and scales {scale.shape[1:]}, the least "
