@@ -243,8 +243,9 @@ def test_a_model_that_is_no_bert(tokenizer):
 
 
 def test_command(moe_sim, tmp_path, monkeypatch):
-    """The quick profile on the real model, then the table of what is kept."""
+    """The quick profile on the real model, in two steps, then the table of what is kept."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(few_shot, "QUICK", dataclasses.replace(few_shot.QUICK, steps=2))
     status, out, err = moe_sim("bridge", "few-shot", "--quick", "--json")
     assert status == 0 and err.count(" left\n") == 20
     found = json.loads(out)

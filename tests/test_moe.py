@@ -675,7 +675,7 @@ def study(name: str, **fit) -> ms.Study:
         "name": name, "model": model, "truth": values,
         "law": {"name": "grid", "low": -2.0, "high": 2.0, "points": 40},
         "fit": {"atoms": atoms, "starts": 4, "bound": 5.0} | fit,
-        "sample": {"sizes": [250, 500, 1000], "replicates": 4, "seed": 0},
+        "sample": {"mode": "exact", "sizes": [250, 500, 1000], "replicates": 4, "seed": 0},
         "claim": [{"loss": "voronoi", "exponent": 0.5, "window": [250, 1000]}],
     }  # fmt: skip
     return ms.Study(**tables)
