@@ -215,10 +215,7 @@ def problem(name: str, mode: str, size: float, replicates: int) -> ms.Study:
 class TestEstimates:
     @pytest.mark.parametrize("name", ["softmax", "gated"])
     def test_they_have_the_law_of_iid_samples(self, name):
-        """Two-sample Kolmogorov-Smirnov of every parameter, n = 1e4, 150 replicates; false-alarm rate 1e-3 in all.
-
-        ``theory_notes/exact_counts.py`` does it for more families, with 1,000.
-        """
+        """Two-sample Kolmogorov-Smirnov of every parameter, n = 1e4, 150 replicates; false-alarm rate 1e-3 in all."""
         exact, iid = (ms.run(problem(name, mode, 1e4, 150)).frame for mode in ("exact", "iid"))
         columns = [c for c in exact if c.startswith("estimate:") and exact[c].std() > 0]
         p = [stats.ks_2samp(exact[c], iid[c]).pvalue for c in columns]

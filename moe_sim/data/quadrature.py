@@ -11,6 +11,7 @@ import numpy as np
 
 from moe_sim.data.covariates import Law
 from moe_sim.errors import InputError
+from moe_sim.models import pytrees as pytrees  # models are arguments of jitted functions
 from moe_sim.models.base import Density, Parameters
 from moe_sim.models.mixture import MixtureModel
 
