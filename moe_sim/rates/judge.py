@@ -38,7 +38,7 @@ def _judge(results, claim: Claim) -> Verdict:
     full = leaves = None
     if loss.kind in ("voronoi", "mass") and loss.gauge is not None:
         ceilings = [results.ceiling(n) for n in sizes]
-        leaves = study.leaves_ceiling(loss, max(ceilings))
+        leaves = study.leaves_ceiling(loss, max(ceilings)) if ceilings else None
         full = [values >= CEILING_SHARE * c for values, c in zip(column("loss:voronoi"), ceilings, strict=True)]
     best, near = column(f"loss:{claim.loss}"), column(f"near:{claim.loss}")
     replicates = Replicates(sizes, best, near, column("certificate"), full, loss.aggregate, leaves)
