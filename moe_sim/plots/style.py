@@ -105,7 +105,8 @@ def grid_of_panels(count: int, least: float, height: float) -> tuple[Figure, np.
     """
     columns = {4: 2}.get(count, min(max(count, 1), 3 if count <= 6 else 4))
     rows = max(1, -(-count // columns))
-    layout = ConstrainedLayoutEngine(w_pad=0.1, rect=(0, 0, 0.97, 1))  # titles of two lines may be wider than their panel
+    # Titles of two lines may be wider than their panel.
+    layout = ConstrainedLayoutEngine(w_pad=0.1, rect=(0, 0, 0.97, 1))
     figure = Figure(figsize=(2.5 * max(columns, least), height + 2.5 * (rows - 1)), layout=layout)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[count:]:
