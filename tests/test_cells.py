@@ -80,7 +80,11 @@ class TestCells:
             total = step * np.exp(jax.vmap(lambda v, p=params, x=x: SOFTMAX.log_density(p, x, v))(y[:, None])).sum()
             assert total == pytest.approx(1.0, abs=1e-13)
 
-    def test_refusals(self):
+    def test_refusals(self, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr("moe_sim.data.cells.MOST_CELLS", 100)
+            with pytest.raises(InputError, match=r"SoftmaxGaussian has more than 100 cells of probability"):
+                cells_of(SOFTMAX, TRUTH, LAW)
         wide = ms.SoftmaxGaussian(2, 2, (1e-6, 10.0))
         truth = MIXTURES["softmax-K3-d2-o2"].truth
         with pytest.raises(InputError, match=r"cells of probability.*lower law\.points.*sample\.mode = 'iid'"):
