@@ -98,9 +98,7 @@ def _points_of(law: Law) -> tuple[np.ndarray, np.ndarray]:
 
 def _narrowest(model: Density, truth: Parameters, lower: Parameters | None) -> Parameters:
     """The truth with all its scales at their lower bounds."""
-    sizes = model.sizes_of(truth)
-    atoms = sizes if len(sizes) > 1 else model.count(truth)
-    lower = model.bounds(atoms, *model.default_bounds)[0] if lower is None else lower
+    lower = model.bounds(model.sizes_of(truth), *model.default_bounds)[0] if lower is None else lower
     free = {name: np.asarray(value) for name, value in model.unconstrain(truth).items()}
     for name, names in free_names(model.parameters()).items():
         if model.parameters()[name].domain in (POSITIVE, SPD):

@@ -75,7 +75,7 @@ def sampler(
     lower: see ``cells.cells_of``.
     """
     if mode == "iid":
-        return partial(_streamed, Source(model, truth, law))
+        return partial(streamed_samples, source=Source(model, truth, law))
     if not model.joint and (law is None or not law.finite):
         raise InputError(
             'sample.mode = "exact" needs a law on finitely many points: pass law.name = "grid", law.finite = true '
@@ -86,10 +86,6 @@ def sampler(
         return partial(mean_samples, model, truth, law)
     assert isinstance(model, Density)
     return partial(counted_samples, cells_of(model, truth, law, lower))
-
-
-def _streamed(source: Source, n: int, seeds: list[np.random.SeedSequence]) -> StreamedSample:
-    return streamed_samples(n, seeds, source)
 
 
 def exact_samples(model: Model, truth, law: Law | None, n: int, seeds: list[np.random.SeedSequence]):

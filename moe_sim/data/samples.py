@@ -93,8 +93,7 @@ class CountedSample:
 
     def rows(self):
         """All of it as one chunk x, y, weight, the weights in proportion and no more than ``ROWS_COUNTED`` in all."""
-        flat = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (self.x, self.y, self.weight))
-        x, y, weight = flat
+        x, y, weight = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (self.x, self.y, self.weight))
         return x, y, weight * jnp.minimum(1.0, ROWS_COUNTED / self.size)
 
 

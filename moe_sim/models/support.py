@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,17 @@ LARGEST = 2**17  # points of a lattice or counts that are summed over
 TAIL = 1e-15  # probability of the counts that are left out
 
 
+@cache
+def _spreads():
+    """One compilation for all models of a class, made late: to read a study nobody needs JAX."""
+    from moe_sim.models import pytrees as pytrees  # models are arguments of jitted functions
+
+    return jax.jit(lambda model, params, x: jax.vmap(lambda one: model.spread(params, one))(x))
+
+
 def spreads(model, params, x) -> tuple[np.ndarray, np.ndarray]:
     """``model.spread`` at points x (M, d): centres and scales, each (M, pieces, outputs)."""
-    centre, scale = jax.jit(jax.vmap(model.spread, (None, 0)))(params, x)
+    centre, scale = _spreads()(model, params, x)
     return np.asarray(centre), np.asarray(scale)
 
 

@@ -258,8 +258,7 @@ class _Machine(NamedTuple):
 def _machine(problem: Problem, truth: Parameters) -> _Machine:
     fitter = Fitter(problem.model, truth, problem.options)
     losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms)
-    sizes = problem.model.sizes_of(truth)
-    atoms = sizes if len(sizes) > 1 else problem.model.count(truth)
+    atoms = problem.model.sizes_of(truth)
     lower, _ = problem.model.bounds(atoms, problem.options.bound, problem.options.bias_bound)
     samples = sampler(problem.model, truth, problem.law, problem.mode, lower)
     return _Machine(truth, fitter, losses, samples)

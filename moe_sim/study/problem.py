@@ -19,6 +19,8 @@ from moe_sim.models.remembered import remembered
 from moe_sim.study.schema import FEWEST_SIZES, Claim, FitTable, LawTable, SampleTable
 from moe_sim.study.table import check_names, entries, is_table, need, read
 
+MOST_COUNTED = 1e13  # observations of a density as counts: its log-likelihood is rounded by 1e-16 n units
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -93,9 +95,6 @@ def _law(tables: dict[str, Any], model: Model) -> Law | None:
     name = entries(LawTable)["name"].kind.check("law.name", tables["law"].get("name"))
     found = read(LawTable, "law", tables["law"], of=name)
     return build_law({key: value for key, value in vars(found).items() if value is not None}, model.dimension)
-
-
-MOST_COUNTED = 1e13  # observations of a density as counts: its log-likelihood is rounded by 1e-16 n units
 
 
 def _mode(sample: SampleTable, model: Model, law: Law | None, tables: dict[str, Any]) -> str:
