@@ -13,6 +13,7 @@ from tiny import study
 import moe_sim as ms
 from moe_sim.data import quadrature
 from moe_sim.losses.voronoi import loss_of
+from moe_sim.models.part import Part
 from moe_sim.models.support import Counts, Labels, Real
 from moe_sim.theory.modulus import modulus
 
@@ -25,9 +26,15 @@ def poisson(log_rate):
     )
 
 
-def spread(outputs: int, scale: float):
-    ends = jnp.array([[0.0] * outputs, [1.0] * outputs]), jnp.full((2, outputs), scale)
-    return SimpleNamespace(spread=lambda params, x: ends)
+class Spread(Part):
+    """Two pieces, at 0 and 1 in every output: a part, as models are, since spreads take the model as an argument."""
+
+    def __init__(self, outputs: int, scale: float):
+        self.outputs, self.scale = outputs, scale
+
+    def spread(self, params, x):
+        centre = jnp.array([0.0, 1.0])[:, None] * jnp.ones(self.outputs)
+        return centre, jnp.full((2, self.outputs), self.scale)
 
 
 def test_too_many_counts():
@@ -37,12 +44,12 @@ def test_too_many_counts():
 
 def test_several_real_outputs_need_a_draw_of_their_own():
     with pytest.raises(ms.InputError, match=r"has 2 real outputs: drawing them needs a draw"):
-        Real().draw(spread(2, 1.0), {}, jax.random.key(0), X[0])
+        Real().draw(Spread(2, 1.0), {}, jax.random.key(0), X[0])
 
 
 def test_too_fine_a_lattice():
     with pytest.raises(ms.InputError, match=r"would need a lattice of .* raise its smallest scale"):
-        Real().nodes(spread(3, 0.01), {}, X)
+        Real().nodes(Spread(3, 0.01), {}, X)
 
 
 def test_too_many_points(monkeypatch):
