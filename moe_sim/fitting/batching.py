@@ -56,11 +56,15 @@ class LaneFunction:
         if capacity not in self._calls:
             shard = {"map": self._map, "vmap": self._vmap}[self._how]
             mesh, split = Mesh(np.asarray(self._devices), ("lane",)), PartitionSpec("lane")
-            spread = jax.shard_map(
-                lambda shared, samples, lanes: shard(shared, samples, lanes, capacity),
-                mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(), split), out_specs=split, check_vma=False,
-            )  # fmt: skip
-            self._calls[capacity] = jax.jit(spread)
+
+            def lanes_of(shared, samples, lanes):
+                return shard(shared, samples, lanes, capacity)
+
+            lanes_of.__name__ = self._one.__name__  # which profiles and logs of JAX show
+            self._calls[capacity] = jax.jit(jax.shard_map(
+                lanes_of, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(), split), out_specs=split,
+                check_vma=False,
+            ))  # fmt: skip
         return self._calls[capacity]
 
     def _run(self, shared, samples, lane):
@@ -74,6 +78,7 @@ class LaneFunction:
 
     def _map(self, shared, samples, lanes, capacity):
         def guarded(active, run, *arguments):
+            run = jax.jit(run)  # traced once: here, and not again below
             shape = jax.eval_shape(run, *arguments)
             skipped = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)  # noqa: E731
             return jax.lax.cond(active, lambda: run(*arguments), skipped)

@@ -152,11 +152,19 @@ def density(model: Density, unflatten: Callable) -> Passes:
         return -loglik, -(score @ jacobian), jacobian.T @ gram @ jacobian
 
     def curvature(theta, sample):
+        one = jax.grad(lambda t, x, y: model.log_density(unflatten(t), x, y))
+
         def one_chunk(x, y, weight, _=None):
             x, y = without_padding(x, y, weight)
-            return jax.hessian(lambda t: weight @ log_densities(unflatten(t), x, y))(theta)
 
-        return -sum_chunks(one_chunk, sample) - first(theta, sample)[2]
+            def score(t):
+                each = jax.vmap(one, (None, 0, 0))(t, x, y)
+                return weight @ each, each
+
+            hessian, each = jax.jacfwd(score, has_aux=True)(theta)
+            return hessian + each.T @ (weight[:, None] * each)
+
+        return -sum_chunks(one_chunk, sample)
 
     def complete(theta, sample):
         """Q is the expected log-likelihood of (y, expert), its gradient at theta the score (Fisher's identity)."""

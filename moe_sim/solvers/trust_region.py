@@ -56,13 +56,15 @@ def trust_region(
     size = partial(magnitude, sample)
 
     def begin(theta):
-        objective, gradient, gram = passes.first(theta, sample)
-        scale = scaling(gram)
+        """What is to be known of the start is filled in by the first ``attempt``, which stays where it is.
+
+        So the program holds the pass once: passes take most of the time that it takes to compile.
+        """
+        nothing = jnp.zeros((len(theta), len(theta)))
         return _State(
-            theta, objective, gradient, gram, jnp.zeros_like(gram), jnp.array(False), scale,
-            radius=jnp.maximum(jnp.linalg.norm(scale * theta), 1.0), stretch=jnp.array(1.0), mark=jnp.array(jnp.inf),
-            status=jnp.where(_finite(objective, gradient), RUNNING, Status.NOT_FINITE),
-            iterations=jnp.array(0), passes=jnp.array(1),
+            theta, jnp.array(jnp.inf), jnp.zeros_like(theta), nothing, nothing, jnp.array(False), jnp.ones_like(theta),
+            radius=jnp.array(1.0), stretch=jnp.array(1.0), mark=jnp.array(jnp.inf), status=jnp.array(RUNNING),
+            iterations=jnp.array(-1), passes=jnp.array(0),
         )  # fmt: skip
 
     def sharpen(s: _State) -> _State:
@@ -70,12 +72,13 @@ def trust_region(
         return s._replace(curvature=passes.curvature(s.theta, sample), exact=jnp.array(True), passes=s.passes + 1)
 
     def advance(s: _State) -> _State:
+        known = s.iterations >= 0
         matrix = s.gram + s.curvature
         step, interior, least = box_step(
             s.theta, size(s.objective), s.gradient, matrix, s.scale, s.radius, lower, upper
         )
         predicted = -(s.gradient @ step + 0.5 * step @ matrix @ step)
-        settled = interior & (predicted <= tolerance + GRAIN * size(s.objective))
+        settled = known & interior & (predicted <= tolerance + GRAIN * size(s.objective))
         # Gauss-Newton may not end the search: only the exact Hessian tells a minimum from a saddle.
         end = s._replace(status=jnp.where(s.exact, Status.CONVERGED, RUNNING))
         new, moved = jax.lax.cond(settled, lambda: (end, False), lambda: attempt(s, step, predicted, interior, least))
@@ -99,6 +102,7 @@ def trust_region(
             found = (point, *passes.first(point, sample))
             kept = jax.tree.map(lambda new, old: jnp.where((k == 0) | (found[1] < trial[1]), new, old), found, trial)
             doubtful = ((s.objective - found[1] < _POOR * predicted) | again) & _finite(*found[1:3])
+            doubtful = doubtful & (s.iterations >= 0)
             return kept, doubtful, k + 1
 
         first = (theta, s.objective, s.gradient, s.gram)
@@ -110,6 +114,7 @@ def trust_region(
         stretch = jnp.where(interior, s.stretch, 1.0)
         target = jnp.clip(s.theta + stretch * step, lower, upper)
         theta, objective, gradient, gram, spent = look(s, target, predicted, stretch > 1)
+        scale = scaling(gram)
         length = jnp.linalg.norm((theta - s.theta) * s.scale)
         ratio = (s.objective - objective) / predicted
         good = _finite(objective, gradient) & (predicted > 0) & (ratio > 1e-4)
@@ -138,10 +143,16 @@ def trust_region(
         keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
         new = _State(
             keep(theta, s.theta), reached, keep(gradient, s.gradient), keep(gram, s.gram), s.curvature, exact,
-            jnp.maximum(s.scale, keep(scaling(gram), s.scale)), radius, stretch, jnp.where(due, reached, s.mark),
+            jnp.maximum(s.scale, keep(scale, s.scale)), radius, stretch, jnp.where(due, reached, s.mark),
             status, iterations, s.passes + spent,
         )  # fmt: skip
-        return new, good
+        begun = s._replace(
+            objective=objective, gradient=gradient, gram=gram, scale=scale,
+            radius=jnp.maximum(jnp.linalg.norm(scale * theta), 1.0),
+            status=jnp.where(_finite(objective, gradient), RUNNING, Status.NOT_FINITE), iterations=0, passes=spent,
+        )  # fmt: skip
+        known = s.iterations >= 0
+        return jax.tree.map(partial(jnp.where, known), new, begun), known & good
 
     end = jax.lax.while_loop(lambda s: s.status == RUNNING, advance, begin(jnp.clip(start, lower, upper)))
     return Solution(end.theta, end.objective, end.status, end.iterations, end.passes)

@@ -101,55 +101,62 @@ class _Problem:
         bend = at.step(at.q.T @ curve, 0.0, at.h, s.damping)
         return jnp.where(jnp.linalg.norm(bend) <= 0.75 * jnp.linalg.norm(d), bend, 0.0)
 
-    def land(self, s: _State, at: _Linear, d, bend):
+    def land(self, s: _State, at: _Linear, d, bend, trials):
         """theta, c and its gradient after the step d + bend, made anew for the level set where it ends.
 
         Losses have edges (a mass or an offset that changes sign), beyond which the level set goes another way. No least
         residual lies on an edge, since the loss grows on both sides of it.
         """
 
-        def end(theta):
-            theta = jnp.clip(theta, self.lower, self.upper)
-            return theta, *self.level(theta)
+        def first(theta, c, g):
+            return s.theta + (d + bend) / at.scale
 
         def again(theta, c, g):
             ahead = c - g @ (theta - s.theta - bend / at.scale)
-            return end(s.theta + (at.step(at.rest, ahead, g / at.scale, s.damping) + bend) / at.scale)
+            return s.theta + (at.step(at.rest, ahead, g / at.scale, s.damping) + bend) / at.scale
 
         def nearby(theta, c, g):
             """Newton's step back to the level set, at least cost."""
-            return end(theta + at.step(jnp.zeros_like(at.rest), c, g / at.scale, s.damping) / at.scale)
+            return theta + at.step(jnp.zeros_like(at.rest), c, g / at.scale, s.damping) / at.scale
 
         def closer(carry):
             (theta, c, g), k = carry
-            return jax.lax.cond(jnp.abs(c) < _NEAR, nearby, again, theta, c, g), k + 1
+            way = jnp.where(k == 0, 0, jnp.where(jnp.abs(c) < _NEAR, 2, 1))
+            theta = jnp.clip(jax.lax.switch(way, (first, again, nearby), theta, c, g), self.lower, self.upper)
+            return (theta, *self.level(theta)), k + 1
 
-        off = lambda v: (jnp.abs(v[0][1]) > self.close) & (jnp.abs(v[0][1]) < 2.0) & (v[1] < _LANDINGS)  # noqa: E731
-        return jax.lax.while_loop(off, closer, (end(s.theta + (d + bend) / at.scale), 0))[0]
+        off = lambda v: (jnp.abs(v[0][1]) > self.close) & (jnp.abs(v[0][1]) < 2.0) & (v[1] <= trials)  # noqa: E731
+        return jax.lax.while_loop(lambda v: (v[1] == 0) | off(v), closer, ((s.theta, s.c, s.g), 0))[0]
 
     def start(self, theta) -> _State:
-        c, g = self.level(theta)
+        """What is to be known of the start is filled in by the first ``advance``."""
+        r = jnp.zeros(jax.eval_shape(self.residuals, theta).shape)
         return _State(
-            theta, self.residuals(theta), self.jacobian(theta), c, g,
-            damping=jnp.array(1e-3), mark=jnp.array(jnp.inf), iterations=jnp.array(0), done=~jnp.isfinite(c),
+            theta, r, jnp.ones((len(r), len(theta))), c=jnp.array(0.0), g=jnp.ones(len(theta)),
+            damping=jnp.array(1e-3), mark=jnp.array(jnp.inf), iterations=jnp.array(-1), done=jnp.array(False),
         )  # fmt: skip
 
     def advance(self, s: _State, hopeless, gain) -> _State:
-        """One step: taken where it lowers the residual, or else shortened."""
+        """One step: taken where it lowers the residual, or else shortened. The first stays where it is.
+
+        So the program holds each function once: they take most of the time that it takes to compile.
+        """
+        first = s.iterations < 0
         at = self.linear(s)
-        d = at.step(at.rest, s.c, at.h, s.damping)
-        theta, c, g = self.land(s, at, d, self.bend(s, at, d))
+        d = jnp.where(first, 0.0, at.step(at.rest, s.c, at.h, s.damping))
+        theta, c, g = self.land(s, at, d, self.bend(s, at, d), jnp.where(first, 0, _LANDINGS))
         r = self.residuals(theta)
-        good = (jnp.abs(c) <= self.close) & (r @ r < s.r @ s.r)
-        new = s._replace(theta=theta, r=r, c=c, g=g, damping=jnp.maximum(s.damping / 5, 1e-30))
+        good = first | ((jnp.abs(c) <= self.close) & (r @ r < s.r @ s.r))
+        damping = jnp.where(first, s.damping, jnp.maximum(s.damping / 5, 1e-30))
+        new = s._replace(theta=theta, r=r, c=c, g=g, damping=damping)
         new = jax.lax.cond(
             good, lambda: new._replace(jacobian=self.jacobian(theta)), lambda: s._replace(damping=4 * s.damping)
         )
         size = jnp.linalg.norm(new.r)
         count = s.iterations + 1
-        due = count % _WINDOW == 0
+        due = (count % _WINDOW == 0) & ~first
         slow = due & ((size > (1 - gain) * s.mark) | (size > hopeless))
-        done = slow | (size < NOTHING) | (new.damping > 1e8)
+        done = jnp.where(first, ~jnp.isfinite(c), slow | (size < NOTHING) | (new.damping > 1e8))
         return new._replace(iterations=count, done=done, mark=jnp.where(due, size, s.mark))
 
 
@@ -182,13 +189,14 @@ def on_level(loss: Callable, centre, offset, eps, lower, upper):
     def at(log_s):
         return jnp.clip(centre + jnp.exp(log_s) * offset, lower, upper)
 
-    def halve(_, ends):
-        low, high = ends
-        middle = 0.5 * (low + high)
-        below = loss(at(middle)) < eps
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+    def look(state):
+        """Go on by ``step`` where the loss stays below eps; from where it does not, halve the step each time."""
+        log_s, step, halving = state
+        ahead = log_s + step
+        below = (loss(at(ahead)) < eps) & (halving | (ahead < _LARGEST))
+        halving = halving | ~below
+        return jnp.where(below, ahead, log_s), jnp.where(halving, step / 2, step), halving
 
-    rising = lambda log_s: (log_s < _LARGEST) & (loss(at(log_s)) < eps)  # noqa: E731
-    high = jax.lax.while_loop(rising, lambda log_s: log_s + 1.0, jnp.array(_SMALLEST))
-    low, high = jax.lax.fori_loop(0, 30, halve, (high - 1.0, high))
-    return at(0.5 * (low + high))
+    begin = jnp.array(_SMALLEST - 1.0), jnp.array(1.0), jnp.array(False)
+    log_s, step, _ = jax.lax.while_loop(lambda state: state[1] > 2.0**-31, look, begin)
+    return at(log_s + step)
