@@ -309,8 +309,8 @@ MUTANTS = [
     Mutant(
         "level sets leave the box",
         "theory/level.py",
-        "            theta = jnp.clip(theta, self.lower, self.upper)\n",
-        "",
+        "jnp.clip(jax.lax.switch(way, (first, again, nearby), theta, c, g), self.lower, self.upper)",
+        "jax.lax.switch(way, (first, again, nearby), theta, c, g)",
         "level",
     ),
     Mutant(

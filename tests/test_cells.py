@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mixtures import MIXTURES, Mixture, every, naive_log_density, passes_at
+from mixtures import MIXTURES, Mixture, every, free_vector, naive_log_density, passes_at
 from scipy import stats
 from test_mixture_studies import STUDIES as MIXTURE_STUDIES
 
@@ -17,6 +17,10 @@ from moe_sim.data.draw import draw
 from moe_sim.data.samples import CountedSample, at, stored
 from moe_sim.errors import InputError
 from moe_sim.likelihood.objective import density, magnitude
+from moe_sim.losses.distances import Target, target_of
+from moe_sim.solvers.solution import Status
+from moe_sim.solvers.steps import steps
+from moe_sim.theory.asymptotics import _scores
 
 TRUTH = {
     "gate_bias": np.array([-1.0, 0.0]), "gate_slope": np.array([[3.0], [0.0]]), "intercept": np.array([1.5, -0.5]),
@@ -36,16 +40,16 @@ def cells():
     return cells_of(SOFTMAX, TRUTH, LAW)
 
 
-def narrow(case: Mixture) -> Mixture:
-    """The case on a law of few points and with a box that is no narrower than it need be."""
+def narrow(case: Mixture, below: float = 1.0) -> Mixture:
+    """The case on a law of few points and with a box that goes to this part of the least true variance."""
     model, truth = case.model, case.truth
     if not hasattr(model, "variance_range"):
         return case._replace(law=Grid(model.dimension, -1.0, 1.0, 3))
-    low = float(np.min(truth["variance"]))
+    low = float(np.min(truth["variance"])) / below
     ranges = {"variance_range": (low, 4 * float(np.max(truth["variance"])))}
     if model.joint:
         square = np.diagonal(np.linalg.cholesky(truth["covariance"]), axis1=1, axis2=2) ** 2
-        ranges["covariance_range"] = (float(square.min()), 4 * float(square.max()))
+        ranges["covariance_range"] = (float(square.min()) / below, 4 * float(square.max()))
     law = None if model.joint else Grid(model.dimension, -1.0, 1.0, 3)
     return case._replace(model=type(model)(model.dimension, model.outputs, **ranges), law=law)
 
@@ -175,6 +179,17 @@ class TestPasses:
                 shift = reference if np.ndim(a) == 0 else 0.0
                 assert np.asarray(a) == pytest.approx(np.asarray(b) + shift, abs=1e-8 * (1 + np.max(np.abs(b))))
 
+    def test_plain_steps_end_where_those_of_repeated_rows_do(self, cells):
+        """Their rule is relative to the log-likelihood, which the objective of counts is not."""
+        sample = at(counted_samples(cells, 400, seeds(1)), 0)
+        theta, _, found = passes_at(CASE, TRUTH)
+        start = theta + 0.3 * np.random.default_rng(1).normal(size=theta.shape)
+        box = theta - 5.0, theta + 5.0
+        run = jax.jit(lambda data: steps(found, data, start, *box, max_iterations=60, tolerance=1e-4))
+        one, two = run(sample), run(repeated(sample)[0])
+        assert one.status == two.status == Status.EARLY and 2 < one.iterations == two.iterations < 60
+        np.testing.assert_allclose(one.theta, two.theta, rtol=1e-6, atol=1e-8)
+
     def test_the_objective_is_exact_within_its_magnitude(self, cells):
         """Beside 64-bit mantissas, three standard errors from the truth, at 1e12 and 1e13: see ``magnitude``."""
         for n in (10**12, 10**13):
@@ -248,3 +263,33 @@ def _expected(cells):
     """The cells with their probabilities as counts, one chunk: sums over them are expectations."""
     leaves = (cells.x, cells.y, cells.probability, cells.log_density)
     return CountedSample(*(jnp.asarray(v)[None] for v in leaves), jnp.array(1), jnp.array(1.0))
+
+
+class TestSums:
+    @every("softmax-K2-d1-o1", "gated-K2-d1-o1")
+    def test_distances_and_information_are_those_of_a_finer_lattice_and_of_nodes(self, case):
+        """Gauss-Hermite nodes of experts are off by a thousandth where experts part, cells by millionths."""
+        case = narrow(case, 4.0)
+        model, truth, law = case.model, case.truth, case.law
+        lower = {name: np.asarray(value) for name, value in model.unconstrain(truth).items()}
+        finer = cells_of(model, truth, law, {name: value - np.log(16.0) for name, value in lower.items()})
+        cells, fine, nodes = target_of(model, truth, law), Target(model, truth, law, finer), Target(model, truth, law)
+        assert cells.on_cells and len(fine.x) > 1.9 * len(cells.x)
+        theta, unflatten = free_vector(case, truth)
+        rng = np.random.default_rng(0)
+        for scale in (1e-6, 1e-2, 0.3):
+            params = unflatten(theta + scale * rng.normal(size=theta.shape))
+            found, finest, other = (float(jnp.linalg.norm(of.residuals(params))) for of in (cells, fine, nodes))
+            assert found == pytest.approx(finest, rel=5e-6) and found == pytest.approx(other, rel=2e-3)
+        found, finest, other = (np.asarray(_information(of, theta)) for of in (cells, fine, nodes))
+        size = np.sqrt(np.outer(np.diag(finest), np.diag(finest)))
+        assert np.max(np.abs(found - finest) / size) < 1e-4 and np.max(np.abs(found - other) / size) < 1e-2
+
+    def test_where_no_lattice_is_small_enough_nodes_are_used(self):
+        wide = {"variance_range": (1e-9, 1.0)}
+        assert not target_of(ms.SoftmaxGaussian(1, 1, **wide), TRUTH, LAW).on_cells
+
+
+def _information(target, theta):
+    scores = _scores(target, theta)
+    return scores.T @ scores

@@ -379,7 +379,7 @@ def test_the_residuals_are_those_of_the_function_loss():
     case = mixtures.MIXTURES["softmax-K2-d1-o1"]
     options = FitOptions(2, "mle", "data", 1, 1, 50.0, 50.0, 10, 0.1, 0.0, {})
     fitter = Fitter(case.model, case.truth, options)
-    value, jacobian = residuals_near(Target(case.model, case.truth, case.law, NEAR_NODES[1]), 2)
+    value, jacobian = residuals_near(Target(case.model, case.truth, case.law, most=NEAR_NODES[1]), 2)
     theta = jnp.asarray(fitter.flatten(case.truth)) + 0.01 * np.random.default_rng(0).normal(size=8)
     np.testing.assert_allclose(jacobian(theta), jax.jacfwd(value)(theta), rtol=1e-8, atol=1e-10)
     hellinger = np.linalg.norm(Target(case.model, case.truth, case.law).residuals(fitter.unflatten(theta)))

@@ -25,6 +25,7 @@ SPACING = 0.75  # of a lattice, in the least deviation that a fit may have: norm
 LEAST = 1e-20  # probability of a cell that is kept: all others together are below rounding
 MOST_CELLS = 2**19  # that are kept
 MOST_TRIED = 2**24  # that are looked at
+FEW_CELLS = 2**14  # that integrals are taken over
 _FEW_CHUNKS = 8  # of occupied cells, for which samples have room in any case
 _BLOCK = 2**16  # cells looked at together
 _UNNORMALISED = 1e-12  # that a lattice may be off 1 by: beyond 1e11 observations that would be seen
@@ -42,13 +43,17 @@ class Cells(NamedTuple):
     log_density: np.ndarray
 
 
-def cells_of(model: Density, truth: Parameters, law: Law | None, lower: Parameters | None = None) -> Cells:
+def cells_of(
+    model: Density, truth: Parameters, law: Law | None, lower: Parameters | None = None, most: int | None = None
+) -> Cells:
     """The cells of a density at its truth, where it has probability.
 
-    law: of x, on finitely many points; None for a joint density. lower: lower bounds of the free coordinates of fits,
-    those of the model's default bounds where not given: a lattice is as fine as the narrowest component they allow.
-    Raises ``InputError`` where there are too many, or the density does not add up to 1 on a lattice.
+    law: of x, whose nodes are the points of x; None for a joint density. lower: lower bounds of the free coordinates of
+    fits, those of the model's default bounds where not given: a lattice is as fine as the narrowest component they
+    allow. Raises ``InputError`` where there are more than ``most`` (``MOST_CELLS``), or the density does not add up to 1
+    on a lattice.
     """
+    most = MOST_CELLS if most is None else most
     real = isinstance(model.support, Real)
     narrow = _narrowest(model, truth, lower) if real else truth
     points, log_mass = _lattice_of_x(model, truth, narrow) if law is None else _points_of(law)
@@ -57,12 +62,14 @@ def cells_of(model: Density, truth: Parameters, law: Law | None, lower: Paramete
     tried = kept = 0
     for place, y, log_step in _values(model, truth, narrow, points):
         tried += len(y)
+        if tried > most * (MOST_TRIED // MOST_CELLS):
+            raise InputError(_too_many(model, most))
         x, log_base = points[place], log_step + log_mass[place]
         log_p = _log_density(model, truth, x, y)
         inside = log_p + log_base >= np.log(LEAST)
         kept += int(inside.sum())
-        if tried > MOST_TRIED or kept > MOST_CELLS:
-            raise InputError(_too_many(model))
+        if kept > most:
+            raise InputError(_too_many(model, most))
         found.append((x[inside], y[inside], np.exp(log_p + log_base)[inside], log_p[inside]))
         for total, log_q in zip(totals, (log_p, _log_density(model, narrow, x, y) if real else log_p), strict=True):
             np.add.at(total, place, np.exp(log_q + log_base))
@@ -106,6 +113,16 @@ def _narrowest(model: Density, truth: Parameters, lower: Parameters | None) -> P
     return {name: np.asarray(value) for name, value in model.constrain(free).items()}
 
 
+def few_cells(
+    model: Density, truth: Parameters, law: Law | None, lower: Parameters | None = None, most: int = FEW_CELLS
+) -> Cells | None:
+    """``cells_of``, to integrate over; None where there are more than ``most``, or no lattice adds up to 1."""
+    try:
+        return cells_of(model, truth, law, lower, most)
+    except InputError:
+        return None
+
+
 def _lattice_of_x(model: Density, truth: Parameters, narrow: Parameters) -> tuple[np.ndarray, np.ndarray]:
     """x (M, d) of a joint density, and the logarithm of what each stands for."""
     _, centre, covariance = (np.asarray(v) for v in model.x_mixture(truth))
@@ -119,7 +136,7 @@ def _grid(model: Density, low: np.ndarray, high: np.ndarray, step: float) -> np.
     """Whole multiples of ``step`` between low (d,) and high (d,): (m, d)."""
     first, last = np.floor(low / step), np.ceil(high / step)
     if np.prod(last - first + 1) > MOST_TRIED:
-        raise InputError(_too_many(model))
+        raise InputError(_too_many(model, MOST_CELLS))
     axes = [step * np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
@@ -166,10 +183,10 @@ def _check_totals(model: Density, totals: np.ndarray, mass: np.ndarray | None) -
         )
 
 
-def _too_many(model: Density) -> str:
+def _too_many(model: Density, most: int) -> str:
     fewer = "" if model.joint else "lower law.points, "
     return (
-        f"sample.mode = 'exact': {type(model).__name__} has more than {MOST_CELLS:,} cells of probability (lattices of "
+        f"sample.mode = 'exact': {type(model).__name__} has more than {most:,} cells of probability (lattices of "
         f"{model.dimension} x, {model.outputs} y): {fewer}raise the least scale that a fit may have "
         "(model.variance_range), or pass sample.mode = 'iid'"
     )

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.data.cells import cells_of, counted_samples
+from moe_sim.data.cells import Cells, cells_of, counted_samples
 from moe_sim.data.covariates import Law
 from moe_sim.data.samples import StoredSample, StreamedSample, at
 from moe_sim.errors import InputError
 from moe_sim.models import pytrees as pytrees  # models are arguments of jitted functions
-from moe_sim.models.base import Density, Model, Parameters, Regression
+from moe_sim.models.base import Density, Model, Regression
 from moe_sim.models.part import Part
 
 
@@ -67,12 +67,12 @@ def streamed_samples(n: int, seeds: list[np.random.SeedSequence], source: Source
 
 
 def sampler(
-    model: Model, truth, law: Law | None, mode: str, lower: Parameters | None = None
+    model: Model, truth, law: Law | None, mode: str, cells: Cells | None = None
 ) -> Callable[[int, list[np.random.SeedSequence]], Any]:
     """``samples(n, seeds)``, one sample of size n a seed, stacked. What they have in common is computed here, once.
 
     mode: ``exact`` (sufficient statistics of a regression, counts on cells of a density) or ``iid`` (streamed).
-    lower: see ``cells.cells_of``.
+    cells: of the density, where they are known already.
     """
     if mode == "iid":
         return partial(streamed_samples, source=Source(model, truth, law))
@@ -85,7 +85,7 @@ def sampler(
         assert law is not None
         return partial(mean_samples, model, truth, law)
     assert isinstance(model, Density)
-    return partial(counted_samples, cells_of(model, truth, law, lower))
+    return partial(counted_samples, cells_of(model, truth, law) if cells is None else cells)
 
 
 def exact_samples(model: Model, truth, law: Law | None, n: int, seeds: list[np.random.SeedSequence]):

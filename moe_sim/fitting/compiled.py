@@ -6,7 +6,7 @@ Models, truths and boxes are arguments of it (``Setting``); what it depends on b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -71,13 +71,9 @@ class Plan:
         """The solver from one start, in the box of the setting; limit: of iterations, where the plan does not say."""
         keywords = dict(self.keywords) | ({} if setting.groups is None else {"groups": setting.groups})
         return self.solver(
-            self.passes(setting.model), sample, start, setting.lower, setting.upper, tolerance=tolerance,
+            _passes(setting.model, self.atoms), sample, start, setting.lower, setting.upper, tolerance=tolerance,
             max_iterations=limit if self.cap is None else self.cap, **keywords,
         )  # fmt: skip
-
-    def passes(self, model: Model) -> Passes:
-        atoms = dict(self.atoms)
-        return passes_of(model, parameters_of(model, atoms), atoms)
 
 
 class Compiled(NamedTuple):
@@ -92,42 +88,67 @@ class Compiled(NamedTuple):
     certify: LaneFunction
 
 
-@lru_cache(maxsize=16)
 def compiled(plan: Plan) -> Compiled:
+    """What a plan runs. Each part is kept by what it depends on, so that plans which differ elsewhere share it."""
+    return Compiled(
+        _choosing(plan.start, plan.atoms, plan.how), _solving(replace(plan, start="", direct=False)),
+        _certifying(plan.atoms, plan.how),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _choosing(start: str, atoms: tuple[tuple[str, int], ...], how: str) -> LaneFunction:
     def choose(setting: Setting, sample, lane):
         _, points = lane
-        model, passes = setting.model, plan.passes(setting.model)
-        if start_rules.clusters(plan.start, model):
+        model, passes = setting.model, _passes(setting.model, atoms)
+        if start_rules.clusters(start, model):
             chunk = first_rows(sample)
             points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
         value = jax.lax.map(lambda theta: passes.value(theta, head(sample)), points)
         best = jnp.nanargmin(value)
         return points[best], value[best]
 
+    return LaneFunction(choose, how)
+
+
+@lru_cache(maxsize=16)
+def _solving(plan: Plan) -> LaneFunction:
     def solve(setting: Setting, sample, lane):
         return plan.minimise(setting, sample, *lane[1:])
 
+    return LaneFunction(solve, plan.how)
+
+
+@lru_cache(maxsize=16)
+def _certifying(atoms: tuple[tuple[str, int], ...], how: str) -> LaneFunction:
     def certify(setting: Setting, sample, lane):
         _, theta = lane
         known = jnp.array(jnp.inf)
         if setting.truth is not None:
             at_truth = passes_of(setting.model, lambda _: setting.truth, setting.model.sizes_of(setting.truth))
             known = at_truth.value(jnp.zeros(0), sample)
-        return known, *still_promised(plan.passes(setting.model), sample, theta, setting.lower, setting.upper)
+        return known, *still_promised(_passes(setting.model, atoms), sample, theta, setting.lower, setting.upper)
 
-    return Compiled(*(LaneFunction(function, plan.how) for function in (choose, solve, certify)))
+    return LaneFunction(certify, how)
+
+
+def beside(plan: Plan, number: Counts) -> LaneFunction:
+    """So many starts with a spare atom (see ``spare``) beside a fit of one fewer; called as those of ``Compiled``."""
+    return _beside(plan.atoms, plan.how, number)
 
 
 @lru_cache(maxsize=16)
-def beside(plan: Plan, number: Counts) -> LaneFunction:
-    """So many starts with a spare atom (see ``spare``) beside a fit of one fewer; called as those of ``Compiled``."""
-
+def _beside(atoms: tuple[tuple[str, int], ...], how: str, number: Counts) -> LaneFunction:
     def starts(setting: Setting, sample, lane):
         _, theta, u = lane
-        named = unraveller(setting.model, dict(plan.atoms))
+        named = unraveller(setting.model, dict(atoms))
         return spare.starts(setting.model, named, theta, u, sample, setting.lower, setting.upper, number)
 
-    return LaneFunction(starts, plan.how)
+    return LaneFunction(starts, how)
+
+
+def _passes(model: Model, atoms: tuple[tuple[str, int], ...]) -> Passes:
+    return passes_of(model, parameters_of(model, dict(atoms)), dict(atoms))
 
 
 def _from_clusters(setting: Setting, uniform, x, y, weight):

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from moe_sim.data.cells import Cells
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.batching import LaneFunction
 from moe_sim.fitting.compiled import parameters_of
@@ -20,13 +21,17 @@ class LossFunction:
     """Every loss of every fit, on all devices: call it with thetas (K, P), or parameters with a first axis K, for
     ``{loss name: (K,)}``.
 
-    atoms: fitted, whose flat free coordinates thetas are; None: it is called with parameters.
+    atoms: fitted, whose flat free coordinates thetas are; None: it is called with parameters. cells: that distances of
+    densities are added up over, as ``Target`` has them.
     """
 
-    def __init__(self, model: Model, truth: Parameters, law: Law | None, losses: list[Loss], atoms: Atoms | None):
+    def __init__(
+        self, model: Model, truth: Parameters, law: Law | None, losses: list[Loss], atoms: Atoms | None,
+        cells: Cells | None = None,
+    ):  # fmt: skip
         sizes = None if atoms is None else tuple(model.sizes(atoms).items())
         distance = any(loss.kind == "function" for loss in losses)
-        self._target = Target(model, truth, law) if distance else None
+        self._target = Target(model, truth, law, cells) if distance else None
         self._of = model, {k: jnp.asarray(v) for k, v in truth.items()}
         self._run = _compiled_losses(tuple(losses), sizes)
 

@@ -28,6 +28,11 @@ def magnitude(sample, objective):
     return _GRAIN_OF_COUNTS * sample.size if isinstance(sample, CountedSample) else jnp.abs(objective)
 
 
+def beyond_objective(sample):
+    """What an objective leaves out of minus the log-likelihood: of counts, that at the truth; 0 of rows."""
+    return -jnp.sum(sample.weight * sample.reference) if isinstance(sample, CountedSample) else 0.0
+
+
 class Passes(NamedTuple):
     """What a solver may ask of the data, at a flat parameter vector theta of shape (P,).
 

@@ -7,7 +7,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from moe_sim.data.cells import Cells, few_cells
 from moe_sim.data.covariates import Law
 from moe_sim.data.draw import means
 from moe_sim.data.quadrature import NODES, log_densities, mixture_nodes, nodes_of, points_of
@@ -17,18 +19,23 @@ from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.part import Part
 
 NEAR_NODES = {1: 12, 2: 6}  # Gauss-Hermite nodes an axis by outputs: near the truth residuals are nearly polynomials
+_FEW_NEAR = 2**12  # cells that a search is made on
+_OFF_CELLS, _OFF_NODES = 1e-12, 1e-9  # mass beside that of the truth that is none: what sums to 1 does so to this
 
 
 class Target(Part):
     """The true function or density, and where others are compared with it.
 
     Regression: f* at the nodes of the law. Densities: log p* at points (x, y) with weights that integrate against p*;
-    of these all others are integrated near the truth. A Gaussian mixture elsewhere has nodes of its own: ``points``.
+    of these all others are integrated near the truth: the cells of exact samples, where the model has few, else nodes.
+    Without cells a Gaussian mixture elsewhere has nodes of its own: ``points``.
     """
 
-    def __init__(self, model: Model, truth: Parameters, law: Law | None, most: int = NODES[1]):
-        """most: nodes an axis of a Gaussian mixture."""
-        self.model, self.truth = model, truth
+    def __init__(
+        self, model: Model, truth: Parameters, law: Law | None, cells: Cells | None = None, most: int = NODES[1]
+    ):
+        """cells: of a density, to add up over; most: without them, nodes an axis of a Gaussian mixture."""
+        self.model, self.truth, self.on_cells = model, truth, cells is not None
         self.points, self.weights = points_of(law)
         if isinstance(model, Regression):
             self.x, self.y, self.root, self.known = (
@@ -39,6 +46,10 @@ class Target(Part):
             )
             return
         assert isinstance(model, Density)
+        if cells is not None:
+            self.x, self.y, mass, self.known = map(jnp.asarray, cells)
+            self.root = jnp.sqrt(mass)
+            return
         self.x, self.y, log_weight = nodes_of(model, truth, self.points, self.weights, most)
         self.root = jnp.exp(0.5 * log_weight)
         self.known = log_densities(model, truth, self.x, self.y)
@@ -50,18 +61,18 @@ class Target(Part):
         g = (sqrt p - sqrt p*) / sqrt(p + p*), between -1 and 1; each expectation is a sum over components of normal
         integrals. With r = log p - log p* it is g = sqrt 2 sinh(r / 4) / sqrt cosh(r / 2), which keeps its relative
         accuracy when p is close to p*. That of h is about 1e-3 for one output: r is far from a polynomial where experts
-        part. Other densities: those ``near``, and the root of half the mass that p has where p* has none. At the truth
-        the Jacobian J of the residuals holds the information of one observation: it is J'J / noise^2 for a regression
-        and 8 J'J for a density.
+        part. On cells, and of other densities: those ``near``, and the root of half the mass that p has where p* has
+        none. At the truth the Jacobian J of the residuals holds the information of one observation: it is
+        J'J / noise^2 for a regression and 8 J'J for a density.
         """
         model, truth = self.model, self.truth
         if isinstance(model, Regression):
             return (self.root[:, None] * (means(model, params, self.points) - self.known)).ravel()
-        if not isinstance(model, MixtureModel):
+        if self.on_cells or not isinstance(model, MixtureModel):
             ratio = 2 * self.half_log_ratio(params)
             missed = jnp.maximum(1.0 - jnp.sum(self.root**2 * jnp.exp(ratio)), 0.0)
-            # Its own rounding, about 1e-16, would be the distance of near functions.
-            missed = jnp.where(missed > 1e-9, missed, 0.0)
+            # Its own rounding would be the distance of near functions.
+            missed = jnp.where(missed > (_OFF_CELLS if self.on_cells else _OFF_NODES), missed, 0.0)
             safe = jnp.where(missed > 0, missed, 1.0)
             return jnp.append(self.near(params), jnp.where(missed > 0, jnp.sqrt(safe / 2), 0.0))
         rule = partial(mixture_nodes, model, self.points, self.weights)
@@ -108,11 +119,26 @@ class Target(Part):
         return self.model.noise if isinstance(self.model, Regression) else 8**-0.5
 
 
+def target_of(model: Model, truth: Parameters, law: Law | None) -> Target:
+    """The ``Target`` on the cells of exact samples, where these are few, else on nodes."""
+    return Target(model, truth, law, few_cells(model, truth, law) if isinstance(model, Density) else None)
+
+
+def target_near(model: Model, truth: Parameters, law: Law | None) -> Target:
+    """The ``Target`` for measures near the truth: on a lattice as fine as its own scales ask for, where the cells of
+    that are few, else on ``NEAR_NODES``."""
+    cells = None
+    if isinstance(model, Density):
+        scales = {name: np.asarray(value) for name, value in model.unconstrain(truth).items()}
+        cells = few_cells(model, truth, law, scales, _FEW_NEAR)
+    return Target(model, truth, law, cells, NEAR_NODES.get(model.outputs, 5))
+
+
 def function_distance(model: Model, truth: Parameters, law: Law | None) -> Callable:
     """``distance(params)``, a scalar, in JAX: the norm of ``Target.residuals``.
 
     Regression: ||f - f*|| in L2 of the law. Densities: the Hellinger distance of the joint laws of (X, Y),
     h^2 = 1/2 int (sqrt p - sqrt p*)^2, which is the mean over the law of X of the conditional ones.
     """
-    residuals = Target(model, truth, law).residuals
+    residuals = target_of(model, truth, law).residuals
     return lambda params: jnp.sqrt(jnp.sum(residuals(params) ** 2))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from moe_sim.data.cells import cells_of
 from moe_sim.data.draw import sampler
 from moe_sim.data.samples import at as samples_at
 from moe_sim.errors import InputError
@@ -24,7 +25,7 @@ from moe_sim.fitting.batching import compile_together
 from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.memory import bound_memory
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
-from moe_sim.models.base import Parameters
+from moe_sim.models.base import Density, Parameters
 from moe_sim.models.coordinates import element
 from moe_sim.models.loading import Outside, blamed, named_outside
 from moe_sim.models.remembered import remembered
@@ -257,10 +258,13 @@ class _Machine(NamedTuple):
 
 def _machine(problem: Problem, truth: Parameters) -> _Machine:
     fitter = Fitter(problem.model, truth, problem.options)
-    losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms)
-    atoms = problem.model.sizes_of(truth)
-    lower, _ = problem.model.bounds(atoms, problem.options.bound, problem.options.bias_bound)
-    samples = sampler(problem.model, truth, problem.law, problem.mode, lower)
+    cells = None
+    if isinstance(problem.model, Density) and problem.mode == "exact":
+        atoms = problem.model.sizes_of(truth)
+        lower, _ = problem.model.bounds(atoms, problem.options.bound, problem.options.bias_bound)
+        cells = cells_of(problem.model, truth, problem.law, lower)
+    losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms, cells)
+    samples = sampler(problem.model, truth, problem.law, problem.mode, cells)
     return _Machine(truth, fitter, losses, samples)
 
 

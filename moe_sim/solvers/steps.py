@@ -7,7 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from moe_sim.likelihood.objective import Passes, magnitude
+from moe_sim.likelihood.objective import Passes, beyond_objective, magnitude
 from moe_sim.solvers.em import Point, em_step
 from moe_sim.solvers.solution import TOLERANCE, Solution, Status
 from moe_sim.solvers.trust_region import RUNNING, trust_region
@@ -34,12 +34,12 @@ def steps(passes: Passes, sample, start, lower, upper, max_iterations=1, toleran
     def one(carry):
         at, radius, status, k, spent = carry
         new, radius, tries, fine = em_step(look, at, radius, lower, upper, groups, partial(magnitude, sample))
-        early = at.objective - new.objective <= tolerance * jnp.abs(at.objective)
+        early = at.objective - new.objective <= tolerance * jnp.abs(at.objective + beyond)
         status = jnp.where(fine, jnp.where(early, Status.EARLY, status), Status.STALLED)
         status = jnp.where((status == RUNNING) & (k + 1 >= max_iterations), Status.MAX_ITERATIONS, status)
         return new, radius, status, k + 1, spent + tries
 
-    at = look(begin)
+    at, beyond = look(begin), beyond_objective(sample)
     status = jnp.where(max_iterations > 0, RUNNING, Status.MAX_ITERATIONS)
     status = jnp.where(jnp.isfinite(at.objective), status, Status.NOT_FINITE)
     carry = (at, jnp.array(jnp.inf), status, jnp.array(0), jnp.array(1))

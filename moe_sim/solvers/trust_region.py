@@ -149,7 +149,8 @@ def trust_region(
         begun = s._replace(
             objective=objective, gradient=gradient, gram=gram, scale=scale,
             radius=jnp.maximum(jnp.linalg.norm(scale * theta), 1.0),
-            status=jnp.where(_finite(objective, gradient), RUNNING, Status.NOT_FINITE), iterations=0, passes=spent,
+            status=jnp.where(_finite(objective, gradient), RUNNING, Status.NOT_FINITE),
+            iterations=jnp.zeros_like(iterations), passes=spent,
         )  # fmt: skip
         known = s.iterations >= 0
         return jax.tree.map(partial(jnp.where, known), new, begun), known & good

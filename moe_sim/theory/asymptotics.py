@@ -27,7 +27,7 @@ from scipy.stats import qmc
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.options import FitOptions
-from moe_sim.losses.distances import Target
+from moe_sim.losses.distances import Target, target_of
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters, Regression
 from moe_sim.theory import cone
@@ -126,7 +126,7 @@ class Neighbourhood:
     def __init__(self, model: Model, truth: Parameters, law: Law | None):
         self.model, self.truth, self.law = model, truth, law
         self.theta, self.unflatten = _flat(model, truth)
-        self.seen = Target(model, truth, law)
+        self.seen = target_of(model, truth, law)
         self.scores = np.asarray(_scores(self.seen, self.theta))
         self.kept, self.null = cone.rank_split(self.scores)
 

@@ -23,7 +23,7 @@ from scipy.optimize import minimize
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
-from moe_sim.losses.distances import NEAR_NODES, Target
+from moe_sim.losses.distances import target_near
 from moe_sim.models.base import Model, Parameters
 from moe_sim.models.coordinates import element
 from moe_sim.theory.influence import atom_names, influences
@@ -95,7 +95,7 @@ def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOption
     fitter = Fitter(model, truth, options)
     owner = np.array(owners(cells))
     centre = jnp.asarray(fitter.cover(owners(cells)))
-    near = residuals_near(Target(model, truth, law, NEAR_NODES.get(model.outputs, 5)), options.atoms)
+    near = residuals_near(target_near(model, truth, law), options.atoms)
     value, jacobian = (jax.jit(function) for function in near)
     J = np.asarray(jacobian(centre))
     length = np.maximum(np.linalg.norm(J, axis=0), 1e-300)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from moe_sim.data.covariates import Law
-from moe_sim.losses.distances import Target
+from moe_sim.losses.distances import Target, target_of
 from moe_sim.models.base import Model, Parameters
 from moe_sim.models.coordinates import element
 
@@ -27,7 +27,7 @@ def places(model: Model, truth: Parameters, group: str | None = None) -> tuple[n
 
 def influences(model: Model, truth: Parameters, law: Law | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """psi (N,), dpsi (N, q) and d2psi (N, q, q) at the place of every true atom, in the rows of ``Target.rows``."""
-    target = Target(model, truth, law)
+    target = target_of(model, truth, law)
     truth = {name: jnp.asarray(value) for name, value in truth.items()}
     found = []
     for group, mass in model.masses.items():

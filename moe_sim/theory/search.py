@@ -18,7 +18,7 @@ from moe_sim.fitting.measured import measured
 from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
 from moe_sim.likelihood import gaussian_mixture
-from moe_sim.losses.distances import NEAR_NODES, Target
+from moe_sim.losses.distances import Target, target_near
 from moe_sim.losses.voronoi import Loss, cells
 from moe_sim.models.base import Atoms, Model, Parameters
 from moe_sim.models.mixture import MixtureModel
@@ -189,7 +189,7 @@ class Search:
     def __init__(self, model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]):
         self.fitter = fitter = Fitter(model, truth, options)
         self.model, self.truth, self.losses = model, truth, losses
-        self.target = Target(model, truth, law, NEAR_NODES.get(model.outputs, 5))
+        self.target = target_near(model, truth, law)
         self.atoms = tuple(model.sizes(options.atoms).items())
         self.lower, self.upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
         names = fitter.unflatten_free(np.arange(len(self.lower)))
