@@ -124,6 +124,7 @@ def _caption(result: FewShot) -> str:
         "examples (the probe is solved exactly); of each method the learning rate (probe: C) out of "
         f"{rates} that is best on {2 * p.validation} validation examples. {p.seeds} seeds, each with training and "
         f"validation examples of its own; {2 * p.test} test examples common to all. Bars: 95% t intervals over seeds, "
-        f"paired in the differences. Training accuracy: on at most {2 * SEEN} examples, at the end. Grey line, below "
+        "paired in the differences; points of one number of examples are drawn side by side. "
+        f"Training accuracy: on at most {2 * SEEN} examples, at the end. Grey line, below "
         "right: loss of a guess."
     )

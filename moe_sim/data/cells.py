@@ -48,10 +48,10 @@ def cells_of(
 ) -> Cells:
     """The cells of a density at its truth, where it has probability.
 
-    law: of x, whose nodes are the points of x; None for a joint density. lower: lower bounds of the free coordinates of
+    law: of x, whose nodes are its points; None for a joint density. lower: lower bounds of the free coordinates of
     fits, those of the model's default bounds where not given: a lattice is as fine as the narrowest component they
-    allow. Raises ``InputError`` where there are more than ``most`` (``MOST_CELLS``), or the density does not add up to 1
-    on a lattice.
+    allow. Raises ``InputError`` where there are more than ``most`` (``MOST_CELLS``), or the density does not add up to
+    1 on a lattice.
     """
     most = MOST_CELLS if most is None else most
     real = isinstance(model.support, Real)

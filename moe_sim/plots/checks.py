@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import chi2
 
 from moe_sim.errors import InputError
-from moe_sim.plots.rates import accounting, caption, curve, draw_curve, label
+from moe_sim.plots.rates import caption, curve, draw_curve, label
 from moe_sim.plots.style import STYLE, frame, handle, legend, note, write
 from moe_sim.rates.judge import judge
 from moe_sim.simulation.likelihood_ratio import Ratio
@@ -64,17 +64,17 @@ def plot_audit(done: dict[str, Results], rows: list, table: pd.DataFrame) -> Fig
     """Losses by protocol, one panel a model, with their slopes; last, slopes against the smallest size kept."""
     panels = list(dict.fromkeys(row.panel for row in rows))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 6.6), layout="constrained")
+        figure = Figure(figsize=(8.4, 7.0), layout="constrained")
         axes = figure.subplots(2, 3).ravel()
         for panel, one in zip(panels, axes, strict=False):
             mine = [k for k, row in enumerate(rows) if row.panel == panel]
             for k, colour in zip(mine, _AUDIT, strict=True):
                 draw_curve(one, curve(done[rows[k].protocol], rows[k].loss), colour, markersize=2.5)
-                one.plot([], [], color=colour, marker="o", label=f"{rows[k].label}: {table['slope'][k]:.2f}")
+                certified = np.mean(done[rows[k].protocol].frame["certificate"] == "certified")
+                text = f"{rows[k].label}: {table['slope'][k]:.2f} ({certified:.0%})"
+                one.plot([], [], color=colour, marker="o", label=text)
             frame(one, panel, label("voronoi"))
-            low, high = one.get_ylim()
-            one.set_ylim(low, high * (high / low) ** 0.45)
-            one.legend(loc="upper right", title="slope", fontsize=6.5, title_fontsize=6.5)
+            _legend_below(one)
         last = axes[len(panels)]
         verdict = {name: {v.loss: v for v in judge(results)} for name, results in done.items()}
         others = cycle(_WINDOWS)
@@ -88,10 +88,18 @@ def plot_audit(done: dict[str, Results], rows: list, table: pd.DataFrame) -> Fig
         last.axhline(-0.5, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
         last.set(xscale="log", xlabel="smallest size kept", ylabel="slope", title="loss as written: slope by window")
         if last.get_legend_handles_labels()[0]:
-            last.legend(loc="best", fontsize=6.5)
-        certified = "; ".join(f"{name}: {accounting(results)}" for name, results in done.items())
-        note(figure, f"Fits certified: {certified}. Bands: 95% Monte Carlo intervals.")
+            _legend_below(last)
+        note(
+            figure,
+            "Beside each protocol its slope over all sizes, and the share of fits that are certified (why not the "
+            "others: the table). Bands: 95% Monte Carlo intervals. Dashed: -1/2.",
+        )
     return figure
+
+
+def _legend_below(axes) -> None:
+    """A legend under its panel, where it covers nothing and needs no room of the axis."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7)
 
 
 def write_audit(done: dict[str, Results], rows: list, table: pd.DataFrame, out: str | Path) -> list[Path]:
