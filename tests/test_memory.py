@@ -8,7 +8,7 @@ from test_compiles import compilations
 
 import moe_sim as ms
 from moe_sim.fitting import memory
-from moe_sim.fitting.compiled import compiled
+from moe_sim.fitting.compiled import _solving
 
 
 def test_a_large_process_forgets_and_computes_the_same(monkeypatch):
@@ -16,7 +16,7 @@ def test_a_large_process_forgets_and_computes_the_same(monkeypatch):
     first = ms.run(tiny.study())
     with compilations() as found:
         ms.run(tiny.study())
-    assert found == [] and compiled.cache_info().currsize > 0
+    assert found == [] and _solving.cache_info().currsize > 0
     monkeypatch.setattr(memory, "_after", 0)
     monkeypatch.setattr(memory, "resident", lambda: 4_000_000_000)
     with compilations() as found:

@@ -62,14 +62,12 @@ def cells_of(
     tried = kept = 0
     for place, y, log_step in _values(model, truth, narrow, points):
         tried += len(y)
-        if tried > most * (MOST_TRIED // MOST_CELLS):
-            raise InputError(_too_many(model, most))
+        _bound(model, tried, most * (MOST_TRIED // MOST_CELLS), most)
         x, log_base = points[place], log_step + log_mass[place]
         log_p = _log_density(model, truth, x, y)
         inside = log_p + log_base >= np.log(LEAST)
         kept += int(inside.sum())
-        if kept > most:
-            raise InputError(_too_many(model, most))
+        _bound(model, kept, most, most)
         found.append((x[inside], y[inside], np.exp(log_p + log_base)[inside], log_p[inside]))
         for total, log_q in zip(totals, (log_p, _log_density(model, narrow, x, y) if real else log_p), strict=True):
             np.add.at(total, place, np.exp(log_q + log_base))
@@ -135,8 +133,7 @@ def _lattice_of_x(model: Density, truth: Parameters, narrow: Parameters) -> tupl
 def _grid(model: Density, low: np.ndarray, high: np.ndarray, step: float) -> np.ndarray:
     """Whole multiples of ``step`` between low (d,) and high (d,): (m, d)."""
     first, last = np.floor(low / step), np.ceil(high / step)
-    if np.prod(last - first + 1) > MOST_TRIED:
-        raise InputError(_too_many(model, MOST_CELLS))
+    _bound(model, np.prod(last - first + 1), MOST_TRIED, MOST_CELLS)
     axes = [step * np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
@@ -183,9 +180,12 @@ def _check_totals(model: Density, totals: np.ndarray, mass: np.ndarray | None) -
         )
 
 
-def _too_many(model: Density, most: int) -> str:
+def _bound(model: Density, count: float, limit: int, most: int) -> None:
+    """Refuse a ``count`` of cells beyond a limit; most: those that may be kept."""
+    if count <= limit:
+        return
     fewer = "" if model.joint else "lower law.points, "
-    return (
+    raise InputError(
         f"sample.mode = 'exact': {type(model).__name__} has more than {most:,} cells of probability (lattices of "
         f"{model.dimension} x, {model.outputs} y): {fewer}raise the least scale that a fit may have "
         "(model.variance_range), or pass sample.mode = 'iid'"
