@@ -220,7 +220,7 @@ def headline_panels(panels, over: dict[str, Results]) -> pd.DataFrame:
     single = [add(right, name, "atoms:single", marker="^", linestyle="-.") for name in over if name != "independent"]
     _claimed(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
     _claimed(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
-    frame(right, "tied atoms: alone 1/2, sharing 1/4", "rms distance to the true atom")
+    frame(right, "tied: alone 1/2, sharing 1/4", "rms distance to the true atom")
     return pd.concat(parts, ignore_index=True)
 
 
