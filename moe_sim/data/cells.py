@@ -62,12 +62,12 @@ def cells_of(
     tried = kept = 0
     for place, y, log_step in _values(model, truth, narrow, points):
         tried += len(y)
-        _bound(model, tried, most * (MOST_TRIED // MOST_CELLS), most)
+        _refuse_beyond(model, tried, most * (MOST_TRIED // MOST_CELLS), most)
         x, log_base = points[place], log_step + log_mass[place]
         log_p = _log_density(model, truth, x, y)
         inside = log_p + log_base >= np.log(LEAST)
         kept += int(inside.sum())
-        _bound(model, kept, most, most)
+        _refuse_beyond(model, kept, most, most)
         found.append((x[inside], y[inside], np.exp(log_p + log_base)[inside], log_p[inside]))
         for total, log_q in zip(totals, (log_p, _log_density(model, narrow, x, y) if real else log_p), strict=True):
             np.add.at(total, place, np.exp(log_q + log_base))
@@ -133,7 +133,7 @@ def _lattice_of_x(model: Density, truth: Parameters, narrow: Parameters) -> tupl
 def _grid(model: Density, low: np.ndarray, high: np.ndarray, step: float) -> np.ndarray:
     """Whole multiples of ``step`` between low (d,) and high (d,): (m, d)."""
     first, last = np.floor(low / step), np.ceil(high / step)
-    _bound(model, np.prod(last - first + 1), MOST_TRIED, MOST_CELLS)
+    _refuse_beyond(model, np.prod(last - first + 1), MOST_TRIED, MOST_CELLS)
     axes = [step * np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
 
@@ -180,7 +180,7 @@ def _check_totals(model: Density, totals: np.ndarray, mass: np.ndarray | None) -
         )
 
 
-def _bound(model: Density, count: float, limit: int, most: int) -> None:
+def _refuse_beyond(model: Density, count: float, limit: int, most: int) -> None:
     """Refuse a ``count`` of cells beyond a limit; most: those that may be kept."""
     if count <= limit:
         return

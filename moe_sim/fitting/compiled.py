@@ -55,8 +55,8 @@ class Setting(NamedTuple):
 class Plan:
     """What compiled code of a fit depends on, beside models and shapes: one compilation a plan.
 
-    atoms: fitted, as pairs by group. direct: the start as it is, no subsamples, and ``cap`` iterations. how: see
-    ``batching``.
+    atoms: fitted, as pairs by group. cap: of iterations, where the start is followed as it is; None where callers say.
+    how: see ``batching``.
     """
 
     solver: Callable
@@ -64,7 +64,6 @@ class Plan:
     atoms: tuple[tuple[str, int], ...]
     cap: int | None
     start: str
-    direct: bool
     how: str
 
     def minimise(self, setting: Setting, sample, start, tolerance, limit) -> Solution:
@@ -91,7 +90,7 @@ class Compiled(NamedTuple):
 def compiled(plan: Plan) -> Compiled:
     """What a plan runs. Each part is kept by what it depends on, so that plans which differ elsewhere share it."""
     return Compiled(
-        _choosing(plan.start, plan.atoms, plan.how), _solving(replace(plan, start="", direct=False)),
+        _choosing(plan.start, plan.atoms, plan.how), _solving(replace(plan, start="")),
         _certifying(plan.atoms, plan.how),
     )  # fmt: skip
 

@@ -141,7 +141,7 @@ class Fitter:
             keywords["patience"] = _PATIENCE
         return Plan(
             SOLVERS[o.estimator], tuple(sorted(keywords.items())), tuple(self.model.sizes(o.atoms).items()),
-            self.cap if self.direct else None, o.start, self.direct, self.how,
+            self.cap if self.direct else None, o.start, self.how,
         )  # fmt: skip
 
     @property
