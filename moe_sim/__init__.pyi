@@ -48,6 +48,7 @@ from .simulation.adaptive import run_until as run_until
 from .simulation.predictions import check_model as check_model
 from .simulation.predictions import constants as constants
 from .simulation.predictions import modulus as modulus
+from .simulation.predictions import possible_rates as possible_rates
 from .simulation.runner import Results as Results
 from .simulation.runner import load_results as load_results
 from .simulation.runner import run as run

@@ -130,7 +130,11 @@ def test_check_model(folder, moe_sim):
     assert "not strongly identifiable" in out and "d2F/d(value[0])2 = 0" in out
     status, out, err = moe_sim("check-model", "over.toml", "--json")
     found = json.loads(out)
-    assert (status, err) == (0, "") and set(found) == {"study", "digest", "tangents", "strong"}
+    assert (status, err) == (0, "") and set(found) == {
+        "study", "digest", "tangents", "strong", "closures", "second_order"
+    }  # fmt: skip
+    assert [c["kind"] for c in found["closures"]] == ["splitting"] * 2
+    assert all(atom["hides"] for atom in found["second_order"])
 
 
 @pytest.mark.parametrize("command", ["modulus", "constants", "check-model"])

@@ -30,6 +30,14 @@ def verdict(claim, loss, near=None, certificate=None, sizes=DECADES, aggregate="
     return judge_claim("constructed", claim, "data", replicates, evidence)
 
 
+def test_a_recalled_claim_is_refuted_with_that_said():
+    slow = wobble(DECADES**-0.25)
+    for mark in ("read", "ours", "recalled"):
+        found = verdict(Claim("voronoi", "upper", 0.5, window=(1e3, 1e8), mark=mark), slow)
+        assert (found.verdict, found.mark) == ("refuted", mark)
+        assert found.reason.endswith("its paper's text was not read") == (mark == "recalled")
+
+
 # Slopes and standard errors
 
 

@@ -15,7 +15,7 @@ from test_messages import PACKAGE, error_sites
 import moe_sim as ms
 from moe_sim.models import domains
 from moe_sim.testing import check_model, densities
-from moe_sim.theory.identifiability import CURVED
+from moe_sim.theory.curves import CURVED
 
 LAW = ms.Uniform(1, -2.0, 2.0, 8)
 

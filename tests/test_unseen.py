@@ -17,7 +17,8 @@ from moe_sim.data.covariates import Grid
 from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.base import Regression
 from moe_sim.models.parameter import Parameter
-from moe_sim.theory.identifiability import CURVED, tangent
+from moe_sim.theory.curves import CURVED
+from moe_sim.theory.identifiability import tangent
 from moe_sim.theory.unseen import unseen
 
 LAW = Grid(1, -2.0, 2.0, 40)

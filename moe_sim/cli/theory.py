@@ -1,4 +1,4 @@
-"""The commands that need no sampling: modulus, constants, check-model."""
+"""The commands that need no sampling: rates, modulus, constants, check-model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,42 @@ import moe_sim as ms
 from moe_sim.cli.console import RUNS, Json, claimed, computing, fastest, out_console, searching
 
 if TYPE_CHECKING:
+    from moe_sim.simulation.predictions import PossibleRates
     from moe_sim.theory.identifiability import ModelCheck, Tangent
     from moe_sim.theory.modulus import Modulus
+    from moe_sim.theory.possible import Rate
 
 app = typer.Typer()
 
 StudyArgument = Annotated[str, typer.Argument(help="A study file, or the name of a claim of the registry.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder that keeps the answer; runs/NAME by default.")]
+
+
+@app.command()
+def rates(study: StudyArgument, out: Out = None, as_json: Json = False) -> None:
+    """The rate calculator: for each block and number of atoms in a cell the fastest possible rate, no claim needed."""
+    found = ms.load_study(study)
+    from moe_sim.simulation.predictions import agreement
+
+    with computing():
+        possible = ms.possible_rates(found, out or RUNS / found.name, searching(found.name))
+    if as_json:
+        print(json.dumps(possible.to_json()))
+        return
+    table = Table("block", "atoms in the cell", "fastest rate", "kappa", "settled for eps", "seen from n", "starts",
+                  "claimed", "agreement", "constant")  # fmt: skip
+    for r in possible.rates:
+        claims, constant = possible.claims(r), possible.constant(r)
+        table.add_row(
+            r.row.block, str(r.row.cell or "–"), fastest(r), _exponent(r), _settled(r),
+            "–" if r.seen_from is None else f"{r.seen_from:.1g}", "–" if r.agreeing is None else str(r.agreeing),
+            "\n".join(f"{claimed(c)} ({c.mark})" for c in claims) or "–",
+            "\n".join(agreement(c, r) or "–" for c in claims) or "–",
+            "–" if constant is None else f"{constant.constant:.3g}",
+        )  # fmt: skip
+    out_console.print(table)
+    for line in [*_causes(possible), *_hidden(possible.check), *_closures(possible.check), *_equations(possible.check)]:
+        out_console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -98,7 +127,7 @@ def check_model(study: StudyArgument, as_json: Json = False) -> None:
             " + ".join(map(str, t.cells)), str(t.parameters), str(t.rank), f"{t.kept:.1e}", f"{t.dropped:.1e}", _seen(t)
         )
     out_console.print(table)
-    for line in _directions(check):
+    for line in [*_directions(check), *_hidden(check), *_closures(check), *_equations(check)]:
         out_console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -140,14 +169,66 @@ def _seen(t: Tangent) -> str:
 
 
 def _directions(check: ModelCheck) -> list[str]:
-    """Null directions, and equations between derivatives."""
+    """Null directions."""
     lines = []
     for t in check.tangents:
         if t.null:
             lines.append(f"{' + '.join(map(str, t.cells))}: {t.parameters - t.rank} directions unseen at first order, "
                          f"{t.trivial} of which leave the measure as it is:")  # fmt: skip
             lines += [f"    {line}" for line in t.null]
+    return lines
+
+
+def _equations(check: ModelCheck) -> list[str]:
     if check.strong:
-        return [*lines, f"strongly identifiable: the {check.functions} derivatives up to second order are independent"]
-    lines.append(f"not strongly identifiable: {check.functions} derivatives up to second order, rank {check.rank}")
+        return [f"strongly identifiable: the {check.functions} derivatives up to second order are independent"]
+    lines = [f"not strongly identifiable: {check.functions} derivatives up to second order, rank {check.rank}"]
     return lines + [f"    {line}" for line in check.equations]
+
+
+def _closures(check: ModelCheck) -> list[str]:
+    """Other measures with the function of the truth."""
+    if not check.closures:
+        return ["no other measure with the function of the truth was found: no gauge, no split or doubled atoms"]
+    return [
+        f"{c.kind}: {c.text} (Voronoi loss {c.loss:.3g}, difference of functions {c.difference:.0e}"
+        + (f", a set of dimension {c.dimension})" if c.dimension else ")")
+        for c in check.closures
+    ]
+
+
+def _hidden(check: ModelCheck) -> list[str]:
+    """What a cell of two hides at second order."""
+    lines = []
+    for s in check.second_order:
+        hidden = f"nothing of {s.direction} ({s.least:.0e}): kappa is above 2, or there is no rate"
+        shown = f"all directions, so kappa is 2 (least {s.least:.1e}, of {s.direction})"
+        lines.append(f"two atoms on atom {s.atom}: second order shows {hidden if s.hides else shown}")
+    return lines
+
+
+def _exponent(r: Rate) -> str:
+    if r.degenerate or r.kappa is None:
+        return "–"
+    return f"{r.kappa:.2f}" if r.limit is None else f"{r.modulus.kappa:.2f}, tends to {r.kappa:.2f}"
+
+
+def _settled(r: Rate) -> str:
+    if r.degenerate:
+        return "no rate"
+    if r.settled is not None:
+        return f"{r.settled[0]:.2g} to {r.settled[1]:.2g}"
+    if r.limit is not None:
+        return f"still moves, below {r.limit[1]:.1g}"
+    return "not settled" if len(r.modulus.eps) else "no such neighbour"
+
+
+def _causes(possible: PossibleRates) -> list[str]:
+    """What makes a row degenerate."""
+    lines = []
+    for r in filter(lambda r: r.degenerate, possible.rates):
+        where = r.row.block if r.row.cell is None else f"{r.row.block} in cells of {r.row.cell}"
+        m = r.modulus
+        lines.append(f"{where}: no rate, a set of measures of dimension {m.dimension} has the function of the truth")
+        lines += [f"    by {text}" for text in r.cause] or ["    by none of the closures below: see moe-sim modulus"]
+    return lines

@@ -10,6 +10,7 @@ the cell, and what it is invariant to. The names are those of a study's claims:
     atoms:single   root mean square distance of the atoms alone in their cell to the true atom
     atoms:multi    the same over atoms that share a cell;  atoms:multi:key  in one block only
     atoms:weighted the same, each atom counted with its mass;  atoms:weighted:key  in one block only
+    atoms:3        root mean square distance of the atoms of cells of just three;  atoms:3:key  in one block only
     shared         distance of the parameters that all atoms share (a temperature);  shared:temperature  of one of them
     voronoi:raw    any of these, of the parameters as they are, where a scale gauge has a canonical representative
     function       ||f_G - f_G*|| in L2 of the law (computed where the law is known: ``multistart``)
@@ -26,6 +27,7 @@ from moe_sim.errors import InputError
 from moe_sim.models.base import Model
 from moe_sim.models.measure import MixingMeasure
 
+_ON_ATOM = 1e-13  # relative gap below which an atom lies on a true one
 Exponents = tuple[tuple[str, tuple[float, ...]], ...]
 
 
@@ -36,9 +38,10 @@ class Loss:
     exponents: per block, the exponents in cells of 1, 2, ... atoms (the last serves larger cells).
     whole: the exponents of the whole Voronoi loss, in whose gauge the parts are read off: ``mass`` in that of the loss
         itself, ``atoms`` in that of all exponents 1, as at its ceiling the loss has no gauge: all translations tie.
-    cells: ``single``, ``multi`` or ``weighted``, for kind ``atoms``. A Voronoi loss D bounds the last of these in a
-        block of exponent r: sum w |gap|^r <= D in a cell of mass w, so (sum w |gap|^2 / w)^(1/2) <= (D / w)^(1/r) by
-        Jensen. It does not bound ``multi``: the mass of a spare atom may vanish, and with it all that is known of it.
+    cells: ``single``, ``multi``, ``weighted`` or a number of atoms, for kind ``atoms``. A Voronoi loss D bounds
+        ``weighted`` in a block of exponent r: sum w |gap|^r <= D in a cell of mass w, so (sum w |gap|^2 / w)^(1/2) <=
+        (D / w)^(1/r) by Jensen. It does not bound ``multi``: the mass of a spare atom may vanish, and with it all that
+        is known of it.
     gauge: see ``Model.gauge``; the loss is the infimum over those translations.
     shared: exponents of parameters that all atoms share. raw: of parameters as they are, not of their canonical ones.
     """
@@ -51,6 +54,17 @@ class Loss:
     gauge: str | None = None
     shared: Exponents = ()
     raw: bool = False
+
+    @property
+    def least_cell(self) -> int:
+        """How many atoms the smallest cell has that it speaks of."""
+        return int(self.cells) if self.cells.isdecimal() else {"multi": 2, "weighted": 2}.get(self.cells, 1)
+
+    def speaks_of(self, size):
+        """Of kind ``atoms``, whether those in a cell of ``size`` (an array) count."""
+        if self.cells.isdecimal():
+            return size == int(self.cells)
+        return size == 1 if self.cells == "single" else size > 1
 
     @property
     def aggregate(self) -> str:
@@ -95,15 +109,16 @@ def parse_loss(
     if kind == "shared" and shared and set(rest) <= set(shared) and len(rest) <= 1:
         return Loss(name, "shared", table, table, gauge=gauge, shared=tuple((k, shared[k]) for k in rest or shared))
     chosen = rest[1].split("+") if len(rest) == 2 else list(exponents)
-    known = rest[:1] in (["single"], ["multi"], ["weighted"]) and len(rest) <= 2 and set(chosen) <= set(exponents)
+    cells = bool(rest) and (rest[0] in ("single", "multi", "weighted") or re.fullmatch("[1-9][0-9]*", rest[0]))
+    known = cells and len(rest) <= 2 and set(chosen) <= set(exponents)
     if kind == "atoms" and known:
         blocks = tuple((b, exponents[b]) for b in chosen)
         return Loss(name, "atoms", blocks, table, rest[0], gauge)
     also = f"shared, shared:{next(iter(shared))}, " if shared else ""
     raise InputError(
         f"{field} = {name!r} is not known: pass voronoi, voronoi:r=2, voronoi:untranslated, function, mass, {also}"
-        f"atoms:single, atoms:multi, atoms:weighted or one block of those, as in atoms:multi:{next(iter(exponents))}, "
-        "or several joined by +"
+        "atoms:single, atoms:multi, atoms:weighted, atoms:3 (of cells of three) or one block of those, as in "
+        f"atoms:multi:{next(iter(exponents))}, or several joined by +"
     )
 
 
@@ -160,7 +175,9 @@ def evaluate_all(losses: list[Loss], fitted: MixingMeasure, truth: MixingMeasure
             whole = tuple((block, (1.0,)) for block, _ in loss.whole) if loss.kind == "atoms" else loss.whole
             asked = (whole, loss.gauge, loss.kind == "voronoi")
             if asked not in shifts:
-                shifts[asked] = _best_shift(Loss("voronoi", "voronoi", whole), loss.gauge, fitted, truth, asked[2])
+                still, true = _constant((fitted, truth))
+                best = _best_shift(Loss("voronoi", "voronoi", whole), loss.gauge, still, true, asked[2])
+                shifts[asked] = _following(best, dict(whole), fitted, truth)
             moved = fitted.translate(0.0, shifts[asked])
             found[loss.name] = _evaluate(loss, moved, truth, None)
     return found
@@ -210,6 +227,43 @@ def _best_shift(whole: Loss, gauge: str, fitted: MixingMeasure, truth: MixingMea
     return jax.tree.map(lambda shift: shift[jnp.argmin(found)], at)
 
 
+def _constant(tree):
+    """The same, without derivatives."""
+    return jax.tree.map(jax.lax.stop_gradient, tree)
+
+
+def _following(shift: dict, powers: dict, fitted: MixingMeasure, truth: MixingMeasure) -> dict:
+    """The best translations, as functions of the fitted measure: they were found as constants, since derivatives of an
+    iteration cost many times what it does.
+
+    Where a translation puts an atom on a true one it goes with that atom. Elsewhere the loss is smooth in it, and it
+    moves as a step of Newton's does, which is of length 0 here.
+    """
+    moved = fitted.translate(0.0, shift)
+    cell = cells(*_constant((moved, truth)))
+    nearest = jnp.argmax(cell, axis=1)
+    size = jnp.sum(cell, axis=0)[nearest]
+    found = {}
+    for block, at in shift.items():
+        here, there = fitted.blocks[block], truth.blocks[block][nearest]
+        power, mass = _exponent(powers[block], size), fitted.weight
+        if fitted.movable is not None:
+            mass = mass * fitted.movable
+
+        def loss(s, here=here, there=there, power=power, mass=mass):
+            return mass @ _length(here + s - there) ** power
+
+        gap = jnp.where(mass > 0, jnp.sum((here + at - there) ** 2, axis=1), jnp.inf)
+        k = jnp.argmin(_constant(gap))
+        on_atom = _constant(gap)[k] <= (_ON_ATOM * (1 + jnp.max(jnp.abs(_constant(there))))) ** 2
+        bend = _constant(jax.hessian(loss)(at))
+        bend = bend + (1e-12 * jnp.trace(bend) + 1e-100) * jnp.eye(len(at))
+        slope = jax.grad(loss)(at)
+        step = jnp.linalg.solve(jnp.where(on_atom, jnp.eye(len(at)), bend), slope - _constant(slope))
+        found[block] = jnp.where(on_atom, there[k] - here[k], at - jnp.where(on_atom, 0.0, step))
+    return found
+
+
 def _exponent(powers: tuple[float, ...], size):
     """The exponent in a cell of ``size`` atoms."""
     return jnp.asarray(powers)[jnp.minimum(size, len(powers)) - 1]
@@ -231,7 +285,7 @@ def _evaluate(loss: Loss, fitted: MixingMeasure, truth: MixingMeasure, bias, ope
     if loss.kind == "shared":
         return _shared(loss, fitted, truth)
     if loss.kind == "atoms":
-        chosen = (size == 1) if loss.cells == "single" else (size > 1)
+        chosen = loss.speaks_of(size)
         if fitted.members:
             chosen = chosen & reduce(jnp.logical_or, (fitted.members[block] for block, _ in loss.exponents))
         square = sum(d**2 for d in distance.values())

@@ -131,6 +131,11 @@ class Model(Part):
         """How many atoms these parameters have, of all groups together."""
         return sum(self.sizes_of(params).values())
 
+    def most_in_a_cell(self, params: Parameters, atoms: Atoms) -> int:
+        """How many of so many fitted atoms may share one atom of these parameters, where each has one at least."""
+        true, fitted = self.sizes_of(params), self.sizes(atoms)
+        return max(fitted[group] - true[group] for group in self.groups) + 1
+
     def shapes(self, atoms: Atoms) -> dict[str, Shape]:
         """Name and shape of every parameter array of a model with ``atoms`` learned experts."""
         sizes = self.sizes(atoms)

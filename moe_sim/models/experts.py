@@ -41,6 +41,11 @@ class Expert(Part):
         """The representative under a gauge of scale; params of all atoms."""
         return params
 
+    @property
+    def has_canonical(self) -> bool:
+        """Whether there is such a gauge."""
+        return type(self).canonical is not Expert.canonical
+
 
 def _linear_parameters(dimension: int, outputs: int, bias: bool = True) -> dict[str, Parameter]:
     o = () if outputs == 1 else (outputs,)
@@ -101,6 +106,10 @@ class Activated(Expert):
 
     def activate(self, z):
         return type(self).activation(z)
+
+    @property
+    def has_canonical(self):
+        return self.degree is not None and self.outer
 
     def canonical(self, params):
         if self.degree is None or not self.outer:

@@ -108,9 +108,7 @@ class Composed(Model):
 
     @property
     def has_canonical(self):
-        return any(
-            type(part).canonical is not kind.canonical for part, kind in ((self.gate, Gate), (self.expert, Expert))
-        )
+        return type(self.gate).canonical is not Gate.canonical or self.expert.has_canonical
 
     def canonical(self, params):
         order, declared = self.gate.order(params), self.parameters()

@@ -80,9 +80,15 @@ def label(loss: str) -> str:
     if power:
         return f"{_NAMES[kind]}, $r={power}$"
     cells, _, block = loss.rpartition(":")
-    if loss not in _NAMES and cells in _NAMES:
-        return f"{_broken(_NAMES[cells])}: {block.replace('_', ' ')}"
-    return _broken(_NAMES.get(loss, loss))
+    if loss not in _NAMES and (name := _name(cells)):
+        return f"{_broken(name)}: {block.replace('_', ' ')}"
+    return _broken(_name(loss) or loss)
+
+
+def _name(loss: str) -> str | None:
+    """Of a loss of all blocks."""
+    size = loss.removeprefix("atoms:")
+    return f"rms distance, cells of {size}" if loss != size and size.isdecimal() else _NAMES.get(loss)
 
 
 def _broken(name: str) -> str:

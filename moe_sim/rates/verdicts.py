@@ -15,6 +15,7 @@ from moe_sim.rates.slopes import BENT, Slope, dropping, fit_slope, half_width_wi
 from moe_sim.study.schema import FEWEST_SIZES, LARGEST, Claim
 
 SATURATED = 0.05  # share of such replicates above which no rate is read off
+RECALLED = "; the claim is recalled from memory, its paper's text was not read"
 _FURTHEST = 30  # sizes beyond the last that are considered when asking how far to go
 
 
@@ -22,6 +23,7 @@ _FURTHEST = 30  # sizes beyond the last that are considered when asking how far 
 class Verdict:
     """What came out for one claim; ``to_json`` has the documented keys. ``reason`` is a sentence.
 
+    mark: whose the claim is, see ``Claim``.
     excess: the slope of the mean loss over the claimed function, ``tail`` that of the largest sizes alone where the
     claimed function clearly does not fit. local_slopes, dropping: see ``slopes``; they are shown, and decide nothing.
     unseen: directions of the truth that samples of these sizes say nothing of (``theory.unseen``): no rate is read off.
@@ -35,6 +37,7 @@ class Verdict:
     kind: str
     exponent: float | None
     log_power: float
+    mark: str
     margin: float
     verdict: str
     reason: str
@@ -207,6 +210,8 @@ def judge_claim(
         )
         if inside.leaves is not None:
             reason += f" (a spare atom of mass n^-1/2 at the edge of the box leaves it at n = {inside.leaves:.0e})"
+    if verdict == "refuted" and claim.mark == "recalled":
+        reason += RECALLED
     hidden = _hidden(unseen, sizes) if claim.kind != "lower" else []
     if hidden:
         verdict, more, further = "undecided", None, None
@@ -214,7 +219,7 @@ def judge_claim(
     points = [np.asarray(v, float)[main.places] for v in (sizes, main.mean, main.mcse)]
     return Verdict(
         claim=study, loss=claim.loss, kind=claim.kind, exponent=claim.exponent, log_power=claim.log_power,
-        margin=claim.tolerance, verdict=verdict, reason=reason + _wishes(more, further), start=start,
+        mark=claim.mark, margin=claim.tolerance, verdict=verdict, reason=reason + _wishes(more, further), start=start,
         aggregate=aggregate, sizes=[float(n) for n in sizes], mean=main.mean, mcse=main.mcse, replicates=inside.least,
         without_value=int(sum(np.sum(~np.isfinite(v)) for v in inside.loss)),
         requested=requested, certified=certified / requested if requested else 0.0, uncertified=dict(counts),

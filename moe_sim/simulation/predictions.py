@@ -6,6 +6,7 @@ Given a run folder ``out`` they are kept there (``moduli.json``, ``constants.jso
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from moe_sim.simulation.store import RunFolder
 from moe_sim.study.schema import Claim
 from moe_sim.study.study import Study
 from moe_sim.theory import asymptotics, identifiability
-from moe_sim.theory.asymptotics import Constants
+from moe_sim.theory.asymptotics import Constant, Constants
 from moe_sim.theory.identifiability import ModelCheck
 from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import Modulus
 from moe_sim.theory.modulus import modulus as search
+from moe_sim.theory.possible import Rate, rate, rows
 
 VERSION = 1  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
 
@@ -89,7 +91,67 @@ def check_model(study: Study) -> ModelCheck:
     return identifiability.check_model(p.model, p.truth, p.law, p.options)
 
 
-def agreement(claim: Claim, found: Modulus) -> str | None:
+@dataclass(frozen=True)
+class PossibleRates:
+    """What rates are possible in a study's model: ``rates``, and what stands beside them, before any sampling."""
+
+    study: Study
+    rates: list[Rate]
+    check: ModelCheck
+    constants: Constants
+
+    def claims(self, rate: Rate) -> list[Claim]:
+        """What the study claims of such a loss."""
+        p, row = self.study.problem, rate.row
+        losses = [loss_of(p.model, claim.loss) for claim in self.study.claims]
+        return [claim for claim, loss in zip(self.study.claims, losses, strict=True) if row.is_in(loss)]
+
+    def constant(self, rate: Rate) -> Constant | None:
+        """The predicted constant of such a loss, where there is one."""
+        return next((c for c in self.constants.constants if c.loss == rate.row.loss.name and c.constant), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``moe-sim rates --json`` prints."""
+        told = self.check.to_json()
+        gauges = [c for c in told["closures"] if c["kind"] == "gauge"]
+        return finite({
+            "study": self.study.name, "digest": self.study.digest,
+            "rates": [rate.to_json() | self._beside(rate) for rate in self.rates],
+            "closures": [c for c in told["closures"] if c not in gauges], "gauges": gauges,
+            "equations": self.check.equations, "second_order": told["second_order"],
+        })  # fmt: skip
+
+    def _beside(self, rate: Rate) -> dict[str, Any]:
+        claims, constant = self.claims(rate), self.constant(rate)
+        first = claims[0] if claims else None
+        return {
+            "claimed": None if first is None else first.exponent, "mark": None if first is None else first.mark,
+            "claims": [
+                {"kind": c.kind, "exponent": c.exponent, "log_power": c.log_power, "mark": c.mark,
+                 "agreement": agreement(c, rate)} for c in claims
+            ],
+            "constant": None if constant is None else constant.to_json(),
+        }  # fmt: skip
+
+
+def possible_rates(
+    study: Study, out: str | Path | None = None, progress: Callable[[str, float, float], None] | None = None
+) -> PossibleRates:
+    """The fastest possible rate of each block of the measure, by the number of atoms in a cell; no claim is needed.
+
+    ``progress(loss, eps, omega)`` after each eps of a modulus. What is found is kept in the run folder ``out``; Ctrl-C
+    loses the loss in hand at most.
+    """
+    p = study.problem
+    asked = rows(p.model, p.truth, p.options.atoms)
+    check = check_model(study)
+    moduli = modulus(study, [row.loss.name for row in asked], out, progress)
+    found = [rate(p.model, row, m, check.closures) for row, m in zip(asked, moduli, strict=True)]
+    losses = [row.loss for row in asked]
+    return PossibleRates(study, found, check, asymptotics.constants(p.model, p.truth, p.law, p.options, losses))
+
+
+def agreement(claim: Claim, found: Modulus | Rate) -> str | None:
     """A claim beside the fastest possible rate, to the margin of the claim; None where no exponent was found.
 
     ``sharp``: they are the same. ``not sharp``: the modulus allows a faster rate than the claimed bound.
@@ -99,7 +161,7 @@ def agreement(claim: Claim, found: Modulus) -> str | None:
     if found.exponent is None:
         return None
     if claim.kind == "lower":
-        return "confirmed" if found.degenerate else "contradicted"
+        return "confirmed" if found.exponent == 0 else "contradicted"
     faster = found.exponent - (claim.exponent or 0.0)
     if abs(faster) <= claim.tolerance:
         return "sharp"

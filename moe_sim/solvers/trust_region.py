@@ -26,11 +26,26 @@ _WINDOW = 8  # iterations over which a flat valley is judged
 _FLAT_GAIN = 1e-3  # log-likelihood units a window must gain to go on
 
 
-class _State(NamedTuple):
+class _Point(NamedTuple):
     theta: jax.Array
     objective: jax.Array
     gradient: jax.Array
     gram: jax.Array
+
+
+class _Promise(NamedTuple):
+    """What the quadratic model says of a step: its decrease, whether it is free, the least eigenvalue."""
+
+    decrease: jax.Array
+    interior: jax.Array
+    least: jax.Array
+
+
+class _State(NamedTuple):
+    at: _Point
+    trial: _Point  # of the step that is being corrected
+    promise: _Promise  # of that step
+    correcting: jax.Array
     curvature: jax.Array  # zero while Gauss-Newton is in use
     exact: jax.Array  # whether the exact Hessian is
     scale: jax.Array
@@ -51,73 +66,74 @@ def trust_region(
     less than rounding), and the Hessian is positive semidefinite on the free variables. See ``Status``.
     patience: iterations after which the exact Hessian is used in any case; None to wait until Gauss-Newton has
     nothing more to gain, which pays where a Hessian costs much more than a Gauss-Newton matrix.
+
+    One round of the loop is one pass: at the start, at the end of a step, or at that of its corrector. So the program
+    holds subproblem and pass once, and they take nearly all of the time that it takes to compile.
     """
 
     size = partial(magnitude, sample)
 
     def begin(theta):
-        """What is to be known of the start is filled in by the first ``attempt``, which stays where it is.
-
-        So the program holds the pass once: passes take most of the time that it takes to compile.
-        """
+        """What is to be known of the start is filled in by the first round."""
         nothing = jnp.zeros((len(theta), len(theta)))
+        at = _Point(theta, jnp.array(jnp.inf), jnp.zeros_like(theta), nothing)
+        no = jnp.array(False)
         return _State(
-            theta, jnp.array(jnp.inf), jnp.zeros_like(theta), nothing, nothing, jnp.array(False), jnp.ones_like(theta),
-            radius=jnp.array(1.0), stretch=jnp.array(1.0), mark=jnp.array(jnp.inf), status=jnp.array(RUNNING),
-            iterations=jnp.array(-1), passes=jnp.array(0),
+            at, trial=at, promise=_Promise(jnp.array(0.0), no, jnp.array(0.0)), correcting=no, curvature=nothing,
+            exact=no, scale=jnp.ones_like(theta), radius=jnp.array(1.0), stretch=jnp.array(1.0),
+            mark=jnp.array(jnp.inf), status=jnp.array(RUNNING), iterations=jnp.array(-1), passes=jnp.array(0),
         )  # fmt: skip
 
     def sharpen(s: _State) -> _State:
         """Take the exact Hessian into use at this point."""
-        return s._replace(curvature=passes.curvature(s.theta, sample), exact=jnp.array(True), passes=s.passes + 1)
+        return s._replace(curvature=passes.curvature(s.at.theta, sample), exact=jnp.array(True), passes=s.passes + 1)
 
     def advance(s: _State) -> _State:
-        known = s.iterations >= 0
-        matrix = s.gram + s.curvature
+        """A corrector is one short Gauss-Newton step from the trial point, back to the floor of the valley."""
+        here = _either(s.correcting, s.trial, s.at)
+        matrix = here.gram + jnp.where(s.correcting, 0.0, s.curvature)
+        short = _CORRECTOR * jnp.linalg.norm((s.trial.theta - s.at.theta) * s.scale)
+        radius = jnp.where(s.correcting, short, s.radius)
         step, interior, least = box_step(
-            s.theta, size(s.objective), s.gradient, matrix, s.scale, s.radius, lower, upper
+            here.theta, size(here.objective), here.gradient, matrix, s.scale, radius, lower, upper
         )
-        predicted = -(s.gradient @ step + 0.5 * step @ matrix @ step)
-        settled = known & interior & (predicted <= tolerance + GRAIN * size(s.objective))
+        promised = _Promise(-(here.gradient @ step + 0.5 * step @ matrix @ step), interior, least)
+        promise = _either(s.correcting, s.promise, promised)
+        settled = ~s.correcting & interior & (promised.decrease <= tolerance + GRAIN * size(here.objective))
+        settled = settled & (s.iterations >= 0)
         # Gauss-Newton may not end the search: only the exact Hessian tells a minimum from a saddle.
         end = s._replace(status=jnp.where(s.exact, Status.CONVERGED, RUNNING))
-        new, moved = jax.lax.cond(settled, lambda: (end, False), lambda: attempt(s, step, predicted, interior, least))
+        stretch = jnp.where(~s.correcting & interior, s.stretch, 1.0)
+        target = jnp.clip(here.theta + stretch * step, lower, upper)
+        new, moved = jax.lax.cond(settled, lambda: (end, False), lambda: attempt(s._replace(promise=promise), target))
         stale = (settled | new.exact) & (moved | ~s.exact) & (new.status == RUNNING)
         return jax.lax.cond(stale, sharpen, lambda new: new, new)
 
-    def look(s: _State, theta, predicted, again):
-        """Passes at a trial point and, if it is doubtful, at a corrected one; the lower of the two.
+    def attempt(s: _State, target) -> tuple[_State, jax.Array]:
+        """A pass at the target; returns the new state and whether it moved. The lower of trial and corrected counts."""
+        found = _Point(target, *passes.first(target, sample))
+        trial = _either(s.correcting & ~(found.objective < s.trial.objective), s.trial, found)
+        stretch = jnp.where(s.promise.interior, s.stretch, 1.0)
+        poor = s.at.objective - found.objective < _POOR * s.promise.decrease
+        doubtful = (poor | (stretch > 1)) & _finite(found) & ~s.correcting & (s.iterations >= 0)
+        s = s._replace(passes=s.passes + 1)
+        judged, moved = judge(s, trial, stretch)
+        new = _either(s.iterations >= 0, judged, begun(s, trial))
+        return _either(doubtful, s._replace(trial=trial, correcting=jnp.array(True)), new), moved & ~doubtful
 
-        The corrector is one short Gauss-Newton step from the trial point, back to the floor of the valley.
-        """
+    def begun(s: _State, start: _Point) -> _State:
+        scale = scaling(start.gram)
+        return s._replace(
+            at=start, scale=scale, radius=jnp.maximum(jnp.linalg.norm(scale * start.theta), 1.0),
+            status=jnp.where(_finite(start), RUNNING, Status.NOT_FINITE), iterations=jnp.zeros_like(s.iterations),
+        )  # fmt: skip
 
-        def corrected(theta, objective, gradient, gram):
-            reach = _CORRECTOR * jnp.linalg.norm((theta - s.theta) * s.scale)
-            move, _, _ = box_step(theta, size(objective), gradient, gram, s.scale, reach, lower, upper)
-            return jnp.clip(theta + move, lower, upper)
-
-        def one(carry):
-            trial, _, k = carry
-            point = jax.lax.cond(k == 0, lambda: theta, lambda: corrected(*trial))
-            found = (point, *passes.first(point, sample))
-            kept = jax.tree.map(lambda new, old: jnp.where((k == 0) | (found[1] < trial[1]), new, old), found, trial)
-            doubtful = ((s.objective - found[1] < _POOR * predicted) | again) & _finite(*found[1:3])
-            doubtful = doubtful & (s.iterations >= 0)
-            return kept, doubtful, k + 1
-
-        first = (theta, s.objective, s.gradient, s.gram)
-        trial, _, k = jax.lax.while_loop(lambda c: (c[2] == 0) | (c[1] & (c[2] < 2)), one, (first, jnp.array(True), 0))
-        return *trial, k
-
-    def attempt(s: _State, step, predicted, interior, least) -> tuple[_State, jax.Array]:
-        """Try the step; returns the new state and whether it moved."""
-        stretch = jnp.where(interior, s.stretch, 1.0)
-        target = jnp.clip(s.theta + stretch * step, lower, upper)
-        theta, objective, gradient, gram, spent = look(s, target, predicted, stretch > 1)
-        scale = scaling(gram)
-        length = jnp.linalg.norm((theta - s.theta) * s.scale)
-        ratio = (s.objective - objective) / predicted
-        good = _finite(objective, gradient) & (predicted > 0) & (ratio > 1e-4)
+    def judge(s: _State, trial: _Point, stretch) -> tuple[_State, jax.Array]:
+        """Whether the trial point is taken, and what is learnt of the radius and of the time to end."""
+        predicted, interior, least = s.promise
+        length = jnp.linalg.norm((trial.theta - s.at.theta) * s.scale)
+        ratio = (s.at.objective - trial.objective) / predicted
+        good = _finite(trial) & (predicted > 0) & (ratio > 1e-4)
 
         grown = jnp.where(ratio > 0.75, jnp.maximum(s.radius, 2.0 * length), s.radius)
         radius = jnp.where(good & (ratio > 0.25), grown, 0.25 * jnp.minimum(length, s.radius))
@@ -129,35 +145,30 @@ def trust_region(
 
         iterations = s.iterations + 1
         due = iterations % _WINDOW == 0
-        reached = jnp.where(good, objective, s.objective)
-        slow = due & (s.mark - reached <= _FLAT_GAIN) & (predicted <= 0.1 * _FLAT_GAIN)
-        tiny = radius <= GRAIN * jnp.linalg.norm(s.scale * s.theta)
-        lost = ~good & (tiny | (predicted <= GRAIN * size(s.objective)))
+        at = _either(good, trial, s.at)
+        slow = due & (s.mark - at.objective <= _FLAT_GAIN) & (predicted <= 0.1 * _FLAT_GAIN)
+        tiny = radius <= GRAIN * jnp.linalg.norm(s.scale * s.at.theta)
+        lost = ~good & (tiny | (predicted <= GRAIN * size(s.at.objective)))
         # Where Gauss-Newton gains no more the exact Hessian has a look, and only its word is final.
         exact = s.exact | slow | lost | (False if patience is None else iterations >= patience)
         radius = jnp.where(exact & ~s.exact, s.radius, radius)
         flat = slow & s.exact & good & (least > -1e-4) & (tolerance > 0)
         status = jnp.where(iterations >= max_iterations, Status.MAX_ITERATIONS, RUNNING)
         status = jnp.where(lost & s.exact, Status.STALLED, jnp.where(flat, Status.FLAT, status))
-
-        keep = lambda new, old: jnp.where(good, new, old)  # noqa: E731
-        new = _State(
-            keep(theta, s.theta), reached, keep(gradient, s.gradient), keep(gram, s.gram), s.curvature, exact,
-            jnp.maximum(s.scale, keep(scale, s.scale)), radius, stretch, jnp.where(due, reached, s.mark),
-            status, iterations, s.passes + spent,
-        )  # fmt: skip
-        begun = s._replace(
-            objective=objective, gradient=gradient, gram=gram, scale=scale,
-            radius=jnp.maximum(jnp.linalg.norm(scale * theta), 1.0),
-            status=jnp.where(_finite(objective, gradient), RUNNING, Status.NOT_FINITE),
-            iterations=jnp.zeros_like(iterations), passes=spent,
-        )  # fmt: skip
-        known = s.iterations >= 0
-        return jax.tree.map(partial(jnp.where, known), new, begun), known & good
+        return s._replace(
+            at=at, correcting=jnp.array(False), exact=exact, scale=jnp.maximum(s.scale, scaling(at.gram)),
+            radius=radius, stretch=stretch, mark=jnp.where(due, at.objective, s.mark), status=status,
+            iterations=iterations,
+        ), good  # fmt: skip
 
     end = jax.lax.while_loop(lambda s: s.status == RUNNING, advance, begin(jnp.clip(start, lower, upper)))
-    return Solution(end.theta, end.objective, end.status, end.iterations, end.passes)
+    return Solution(end.at.theta, end.at.objective, end.status, end.iterations, end.passes)
 
 
-def _finite(objective, gradient):
-    return jnp.isfinite(objective) & jnp.all(jnp.isfinite(gradient))
+def _finite(point: _Point):
+    return jnp.isfinite(point.objective) & jnp.all(jnp.isfinite(point.gradient))
+
+
+def _either(first, one, other):
+    """Of two pytrees, the one or the other."""
+    return jax.tree.map(partial(jnp.where, first), one, other)

@@ -268,11 +268,12 @@ def read_claim(index: int, table: Any, problem: Problem) -> Claim:
     if not low < high:
         raise InputError(f"{where}.window = [{low:g}, {high:g}]: pass the smaller size first")
     model, atoms = problem.model, problem.options.atoms
-    multi = [loss.name for loss in problem.losses if loss.cells == "multi"]
-    if found.loss in multi and model.total(atoms) == model.count(problem.truth):
+    asked = max((loss.least_cell for loss in problem.losses if loss.name == found.loss), default=1)
+    most = model.most_in_a_cell(problem.truth, atoms)
+    if asked > most:
         raise InputError(
-            f"{where}.loss = {found.loss!r} is not defined here: with as many fitted atoms as true ones no cell has "
-            "two, raise fit.atoms"
+            f"{where}.loss = {found.loss!r} is not defined here: no cell has {asked} atoms where {model.total(atoms)} "
+            f"are fitted to {model.count(problem.truth)} true ones, raise fit.atoms"
         )
     if found.log_power and low < 2:
         raise InputError(f"{where}.window starts at {low:g}, where log log n is not defined: start at 2 or later")

@@ -32,6 +32,7 @@ SIDES = ("grid", "linspace", "uniform")
 MODES = ("exact", "iid")
 TRUTHS = ("given", "least-favourable")
 KINDS = ("upper", "exact", "lower")
+MARKS = ("read", "recalled", "ours")
 STRUCTURES = ("independent", "shared-linear", "shared-network")
 
 
@@ -216,18 +217,22 @@ class Claim:
 
     kind: ``upper`` (at least so fast), ``exact`` (just so fast) or ``lower`` (no estimator has a polynomial
     rate; no slope can show that, it is judged by a pair of measures that no sample tells apart).
+    mark: ``read`` or ``recalled``, a paper's claim whose text was read or not, or ``ours``. A verdict says so.
     margin: slopes within it of the claimed one count as the claimed one; a tenth of the exponent by default.
     """
 
     loss: str = entry(
         Text(), "`voronoi` (the model's exponents), `voronoi:r=2`, `voronoi:untranslated`, `function` (L2 of the law, "
-        "or Hellinger), `mass`, `atoms:single`, `atoms:multi`, `atoms:weighted` (each atom counted with its mass), one "
-        "block of those, `atoms:multi:key`, or several, `atoms:multi:key+value`",
+        "or Hellinger), `mass`, `atoms:single`, `atoms:multi`, `atoms:weighted` (each atom counted with its mass), "
+        "`atoms:3` (cells of just three), one block of those, `atoms:multi:key`, or several, `atoms:multi:key+value`",
     )  # fmt: skip
     kind: str = entry(Choice(KINDS), "at least so fast; just so fast; no polynomial rate", "upper")
     exponent: float | None = entry(Number(1e-6, 100.0), "of the rate n^-exponent", None, f"{GIVEN}, unless `lower`")
     log_power: float = entry(Number(), "of the factor (log n)^log_power", 0.0)
     window: tuple[float, float] = entry(Array((2,)), "least and largest n", (0.0, float("inf")), "all sizes")
+    mark: str = entry(
+        Choice(MARKS), "whose it is: a paper's, its text read or recalled from memory, or one's own", "ours"
+    )
     margin: float | None = entry(
         Number(0.0), "slopes so close to the claimed one count as it", None, "a tenth of the exponent"
     )

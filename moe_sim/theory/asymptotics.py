@@ -31,7 +31,7 @@ from moe_sim.losses.distances import Target, target_of
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters, Regression
 from moe_sim.theory import cone
-from moe_sim.theory.identifiability import without_translation
+from moe_sim.theory.curves import without_translation
 from moe_sim.theory.influence import owned
 
 SCRAMBLINGS = 8  # independent scramblings of a Sobol sequence: their spread gives the error of the constant
@@ -267,7 +267,7 @@ def _obstacle(model: Model, loss: Loss, spare: int) -> str | None:
     """Why this loss has no constant although others do, or None."""
     if loss.gauge is None and model.gauge is not None and loss.kind != "function":
         return "it sees translations of the gates, and data do not: its limit is up to the solver"
-    if loss.kind == "atoms" and loss.cells == "multi" and spare:
+    if loss.least_cell > 1 and loss.cells != "weighted" and spare:
         return "it depends on how atoms of a cell share its mass, which is settled beyond the limit: see atoms:weighted"
     if loss.kind == "voronoi":
         for size in range(1, spare + 2):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +25,14 @@ from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.distances import target_near
 from moe_sim.models.base import Model, Parameters
-from moe_sim.models.coordinates import element
+from moe_sim.theory.closure import Closure, closures
+from moe_sim.theory.curves import CURVED, RANK, combination, coordinates, echelon, followed, null_directions
 from moe_sim.theory.influence import atom_names, influences
-from moe_sim.theory.search import SAME_FUNCTION, owners, residuals_near, ways
+from moe_sim.theory.search import owners, residuals_near, ways
+from moe_sim.theory.second_order import SecondOrder, second_order
 
-RANK = 1e-8  # relative singular value, or residual of a column of length 1, below which there is dependence
 _ZERO = 1e-6  # coefficient, in units of columns of length 1, that is not printed
 _STARTS = 20
-_FAR = 10.0  # how far, in the largest coordinate, a straight way of the same function is followed
-_STEPS, _CORRECTIONS = 16, 12  # along a curved one, which is followed a tenth as far, and back to it after each
-CURVED = ", from there along a curve"
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,8 @@ class Tangent:
 @dataclass(frozen=True)
 class ModelCheck:
     """tangents: at the truth, and at all ways of putting ``atoms`` atoms on it. functions, rank: of the derivatives up
-    to second order; kept, dropped: relative residuals about the gap. equations: dependences, F short for psi."""
+    to second order; kept, dropped: relative residuals about the gap. equations: dependences, F short for psi.
+    closures, second_order: see ``closure``; the second where some atom may be split and has spare ones."""
 
     tangents: list[Tangent]
     functions: int
@@ -69,6 +68,8 @@ class ModelCheck:
     kept: float
     dropped: float
     equations: list[str]
+    closures: list[Closure]
+    second_order: list[SecondOrder]
 
     @property
     def strong(self) -> bool:
@@ -76,8 +77,11 @@ class ModelCheck:
         return not self.equations
 
     def to_json(self) -> dict[str, Any]:
-        strong = {k: v for k, v in asdict(self).items() if k != "tangents"}
-        return {"tangents": [asdict(t) for t in self.tangents], "strong": {"identifiable": self.strong, **strong}}
+        strong = {k: getattr(self, k) for k in ("functions", "rank", "kept", "dropped", "equations")}
+        return {
+            "tangents": [asdict(t) for t in self.tangents], "strong": {"identifiable": self.strong, **strong},
+            "closures": [c.to_json() for c in self.closures], "second_order": [s.to_json() for s in self.second_order],
+        }  # fmt: skip
 
 
 def check_model(model: Model, truth: Parameters, law: Law | None, options: FitOptions) -> ModelCheck:
@@ -87,7 +91,8 @@ def check_model(model: Model, truth: Parameters, law: Law | None, options: FitOp
     if model.total(options.atoms) > model.count(truth):
         covers += [(model.sizes(options.atoms), way) for way in ways(model, truth, options.atoms)]
     tangents = [tangent(model, truth, law, replace(options, atoms=atoms), way) for atoms, way in covers]
-    return ModelCheck(tangents, *dependences(model, truth, law))
+    hidden = second_order(model, truth, law) if len(covers) > 1 else []
+    return ModelCheck(tangents, *dependences(model, truth, law), closures(model, truth, law, options), hidden)
 
 
 def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOptions, cells: tuple[int, ...]) -> Tangent:
@@ -98,56 +103,18 @@ def tangent(model: Model, truth: Parameters, law: Law | None, options: FitOption
     near = residuals_near(target_near(model, truth, law), options.atoms)
     value, jacobian = (jax.jit(function) for function in near)
     J = np.asarray(jacobian(centre))
-    length = np.maximum(np.linalg.norm(J, axis=0), 1e-300)
-    _, singular, rows = np.linalg.svd(np.linalg.qr(J / length, mode="r"))
-    singular = singular / singular[0]
-    rank = int(np.sum(singular > RANK))
-    null = rows[rank:] / length  # (k, P)
-    same = null @ _same_measure(model, fitter, centre, owner).T if len(null) else np.zeros((0, 0))
-    moving = null
-    trivial = 0
-    if len(null):
-        u, s, _ = np.linalg.svd(same)
-        trivial = len(null) - int(np.sum(s > RANK * np.linalg.norm(null, 2)))
-        moving = u[:, : len(null) - trivial].T @ null
+    at = null_directions(model, fitter, J, centre, owner)
     names = coordinates(fitter)
-    lines = echelon(null)
+    lines, moving = echelon(at.null), at.moving
     lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
     ways_of_it = [(line, followed(value, jacobian, centre, line, lower, upper)) for line in echelon(moving)]
     flat = [(line, way.straight) for line, way in ways_of_it if way is not None]
-    dropped = float(singular[rank]) if rank < len(singular) else 0.0
+    dropped = float(at.singular[at.rank]) if at.rank < len(at.singular) else 0.0
     return Tangent(
-        list(cells), len(centre), rank, float(singular[rank - 1]), dropped,
-        [combination(line, names) for line in lines], trivial, _curvature(value, J, centre, moving),
+        list(cells), len(centre), at.rank, float(at.singular[at.rank - 1]), dropped,
+        [combination(line, names) for line in lines], len(lines) - len(moving), _curvature(value, J, centre, moving),
         [combination(line, names) + ("" if straight else CURVED) for line, straight in flat],
     )  # fmt: skip
-
-
-def _same_measure(model: Model, fitter: Fitter, centre, owner: np.ndarray) -> np.ndarray:
-    """How the measure moves with the coordinates, (., P), translations of gates and exchange of mass left out."""
-
-    true_measure = model.measure(fitter.truth or {})
-
-    def moved(theta):
-        measure = model.measure(model.canonical(fitter.unflatten(theta)))
-        mass = jnp.log(jax.ops.segment_sum(measure.weight, jnp.asarray(owner), int(owner.max()) + 1))
-        blocks = dict(measure.blocks)
-        if model.gauge is not None:
-            mass = without_translation(mass[:, None], true_measure.movable)[:, 0]
-            for block in filter(None, model.gauge.split("+")):
-                blocks[block] = without_translation(blocks[block], measure.movable)
-        parts = [*blocks.values(), *measure.shared.values()]
-        return jnp.concatenate([mass, *(block.ravel() for block in parts)])
-
-    return np.asarray(jax.jacfwd(moved)(centre))
-
-
-def without_translation(rows, movable):
-    """Rows (L, D) less the mean of those that may be translated."""
-    if movable is None:
-        return rows - jnp.mean(rows, axis=0)
-    share = jnp.asarray(movable, float)
-    return rows - share[:, None] * (share @ rows / jnp.sum(share))
 
 
 def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None:
@@ -177,99 +144,6 @@ def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None
         return 0.0
     best = min(minimize(size, a, method="BFGS", options={"gtol": 1e-16 * usual}).fun for a in starts)
     return float(np.sqrt(max(best, 0.0) / usual))
-
-
-class Followed(NamedTuple):
-    """Where a way along which the function stays the same was followed to, (P,), and whether it is straight."""
-
-    end: np.ndarray
-    straight: bool
-
-
-def followed(value, jacobian, centre, line: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> Followed | None:
-    """The way that leaves the centre along a null direction, in a box, without any change of the function; None where
-    the function changes, either way. value, jacobian: of residuals, jitted, of theta (P,)."""
-    centre = np.asarray(centre)
-    for way in (line, -line):
-        moves = np.abs(way) > 0
-        room = np.where(way > 0, upper - centre, centre - lower)[moves] / np.abs(way[moves])
-        far = min(room.min(), _FAR)
-        if far <= 0:
-            continue
-        straight = [centre + t * far * way for t in (0.03, 0.3, 0.9)]
-        if all(_norm(value(point)) < SAME_FUNCTION for point in straight):
-            return Followed(straight[-1], True)
-        point = _curved(value, jacobian, centre, way, lower, upper, 0.9 * min(far, 1.0) / _STEPS)
-        if point is not None:
-            return Followed(point, False)
-    return None
-
-
-def _curved(value, jacobian, theta, tangent, lower, upper, step: float) -> np.ndarray | None:
-    """The end of ``_STEPS`` steps along a curve of the same function, by Euler steps and Gauss-Newton's way back."""
-    for _ in range(_STEPS):
-        theta = theta + step * tangent
-        for _ in range(_CORRECTIONS):
-            gap = np.asarray(value(theta))
-            if not _norm(gap) >= SAME_FUNCTION / 10 or not np.all((lower <= theta) & (theta <= upper)):
-                break
-            theta = theta - _least(np.asarray(jacobian(theta)), gap)
-        if not (_norm(gap) < SAME_FUNCTION and np.all((lower <= theta) & (theta <= upper))):
-            return None  # it changes, is not finite, or ends at the box
-        there = np.asarray(jacobian(theta))
-        ahead = tangent - _least(there, there @ tangent)  # what is not seen of the way so far
-        if not np.any(ahead):
-            return None
-        tangent = ahead * np.linalg.norm(tangent) / np.linalg.norm(ahead)
-    return theta
-
-
-def _least(jacobian: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """The shortest step, in units of what coordinates do to the residuals, that takes away what it can of the gap."""
-    length = np.linalg.norm(jacobian, axis=0)
-    length = np.maximum(length, 1e-8 * max(length.max(), 1e-300))
-    return np.linalg.lstsq(jacobian / length, gap, rcond=RANK)[0] / length
-
-
-def _norm(gap) -> float:
-    return float(np.linalg.norm(gap))
-
-
-def coordinates(fitter: Fitter) -> list[str]:
-    """Names of the flat free coordinates: value[0,1] and so on."""
-    named = fitter.unflatten_free(np.arange(len(fitter.lower)))
-    found = {int(i): element(name, w) for name, v in named.items() for w, i in np.ndenumerate(v)}
-    return [found[i] for i in range(len(found))]
-
-
-def echelon(rows: np.ndarray) -> np.ndarray:
-    """The same space with few coordinates in each row, the first of them 1: reduced row echelon form."""
-    rows = rows / np.maximum(np.max(np.abs(rows), axis=1, keepdims=True), 1e-300)
-    at = 0
-    for column in range(rows.shape[1]):
-        if at == len(rows):
-            break
-        pivot = at + int(np.argmax(np.abs(rows[at:, column])))
-        if abs(rows[pivot, column]) < 1e-6:
-            continue
-        rows[[at, pivot]] = rows[[pivot, at]]
-        rows[at] /= rows[at, column]
-        others = np.arange(len(rows)) != at
-        rows[others] -= rows[others, column][:, None] * rows[at]
-        at += 1
-    return np.where(np.abs(rows) < 1e-7, 0.0, rows)
-
-
-def combination(coefficients: np.ndarray, names: list[str]) -> str:
-    """``value[0,0] - 0.5 value[2,0]``; 0 where there is nothing."""
-    text = ""
-    for c, name in zip(coefficients, names, strict=True):
-        if c == 0:
-            continue
-        number = "" if abs(abs(c) - 1) < 5e-5 else f"{abs(c):.4g} "
-        sign = ("-" if c < 0 else "") if not text else (" - " if c < 0 else " + ")
-        text += f"{sign}{number}{name}"
-    return text or "0"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,9 @@ def places(model: Model, truth: Parameters, group: str | None = None) -> tuple[n
 
 
 def influences(model: Model, truth: Parameters, law: Law | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """psi (N,), dpsi (N, q) and d2psi (N, q, q) at the place of every true atom, in the rows of ``Target.rows``."""
+    """psi (N,), dpsi (N, q) and d2psi (N, q, q) at the place of every true atom, in the rows of ``Target.rows``; at the
+    canonical representative of the truth, whose masses are what its measure says."""
+    truth = model.canonical(truth) if model.has_canonical else truth
     target = target_of(model, truth, law)
     truth = {name: jnp.asarray(value) for name, value in truth.items()}
     found = []

@@ -15,7 +15,7 @@ from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters, RegressionModel
 from moe_sim.theory.modulus import Descent, Modulus, grid
-from moe_sim.theory.search import Search, most_in_a_cell
+from moe_sim.theory.search import Search
 
 
 def least_favourable(
@@ -27,7 +27,7 @@ def least_favourable(
     A size's measure does not depend on the other sizes. Raises ``InputError`` where no neighbour has such a loss.
     """
     descent = Descent(Search(model, truth, law, options, [loss]), 0)
-    curve = descent.run(grid(loss, most_in_a_cell(model, truth, options.atoms)))
+    curve = descent.run(grid(loss, model.most_in_a_cell(truth, options.atoms)))
     if not len(curve.eps):
         raise InputError(
             f"sample.truth = 'least-favourable': no measure of {options.atoms} atoms near the truth has a loss "

@@ -26,7 +26,7 @@ from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.cone import rank_split
 from moe_sim.theory.level import GAIN
-from moe_sim.theory.search import SAME_FUNCTION, STEEPEST, Branch, Offsets, Points, Search, joined, most_in_a_cell, ways
+from moe_sim.theory.search import SAME_FUNCTION, STEEPEST, Branch, Offsets, Points, Search, joined, ways
 
 LARGEST, LEVELS = 0.3, 11  # eps at first, and at how many eps, from one to the next offsets halved
 LEAST = 1e-12  # eps at last: a loss is a difference of masses, and rounded as they are
@@ -155,7 +155,7 @@ def modulus(
     searched = [loss for loss in losses if loss.kind != "function"]
     search = Search(model, truth, law, options, searched) if searched else None
     for loss in losses:
-        every = grid(loss, most_in_a_cell(model, truth, options.atoms)) if eps is None else eps
+        every = grid(loss, model.most_in_a_cell(truth, options.atoms)) if eps is None else eps
         if search is None or loss.kind == "function":
             yield Modulus(loss.name, every[:LEVELS], every[:LEVELS], [], {}, [], [])
         else:

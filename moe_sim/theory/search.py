@@ -52,12 +52,6 @@ def ways(model: Model, truth: Parameters, atoms: Atoms) -> list[tuple[int, ...]]
     return [way for way in every if all(size == 1 or may for size, may in zip(way, splits, strict=True))]
 
 
-def most_in_a_cell(model: Model, truth: Parameters, atoms: Atoms) -> int:
-    """How many fitted atoms may share a true one."""
-    true, fitted = model.sizes_of(truth), model.sizes(atoms)
-    return max(fitted[group] - true[group] for group in model.groups) + 1
-
-
 def owners(sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The true atom of each fitted one, where so many sit on each."""
     return tuple(np.repeat(np.arange(len(sizes)), sizes).tolist())
@@ -201,6 +195,11 @@ class Search:
     def log_weight(self, theta) -> np.ndarray:
         return np.asarray(_measure(self.target, theta, self.atoms)[0][0])
 
+    def measure_slopes(self, theta) -> tuple[np.ndarray, np.ndarray]:
+        """Derivatives of the log-weights (L, P) and of the locations (L, D, P) of the atoms."""
+        weight, location = _measure(self.target, theta, self.atoms)[1]
+        return np.asarray(weight), np.asarray(location)
+
     def solve(
         self, which: int, eps: float, branches: list[Branch], lanes: list[Offsets], hopeless: list[float] | None = None,
         gain: float = GAIN,
@@ -236,12 +235,13 @@ class Branch:
         self.search = search
         self.owner = owners(sizes)
         self.centre = search.fitter.cover(self.owner)
-        pull = np.asarray(_shares(search.target, self.centre, search.atoms))
+        # How much each coordinate moves what atoms count for, at most, on the law: only those of gates do.
+        self.pull = pull = np.asarray(_shares(search.target, self.centre, search.atoms))
         reach = np.where(pull > 1e-12, np.log(RANGE) / np.maximum(pull, 1e-12), np.inf)
         self.box = np.maximum(search.lower, self.centre - reach), np.minimum(search.upper, self.centre + reach)
-        weight, location = (np.asarray(v) for v in _measure(search.target, self.centre, search.atoms)[1])
-        self._masses = np.any(weight != 0, axis=0) & ~np.any(location != 0, axis=(0, 1))  # that move nothing else
-        slopes, ones = weight[:, self._masses], np.ones((len(weight), 1))
+        weight, location = search.measure_slopes(self.centre)
+        self.masses = np.any(weight != 0, axis=0) & ~np.any(location != 0, axis=(0, 1))  # that move nothing else
+        slopes, ones = weight[:, self.masses], np.ones((len(weight), 1))
         # Where gates may be translated, and where masses add up to 1, a factor common to all masses is no matter.
         rank = np.linalg.matrix_rank
         self._common = rank(np.concatenate([slopes, ones], axis=1)) > rank(slopes)
@@ -259,7 +259,7 @@ class Branch:
         factor = np.exp(np.log(SCALES) * rng.uniform(-1, 1, (count, len(self.search.groups)))) @ self.search.groups
         offset = factor * rng.normal(size=(count, len(unit))) / unit
         starts = objects([frozenset([int(number)]) for number in rng.integers(2**62, size=count)])
-        drawn = self.centre + self._masses * rng.uniform(-1, 1, (count, len(unit))) * np.log(RANGE)
+        drawn = self.centre + self.masses * rng.uniform(-1, 1, (count, len(unit))) * np.log(RANGE)
         return Offsets(np.array([self._shared_as(theta) for theta in drawn]), offset, starts)
 
     def led(self, points: Points, rng) -> Offsets:
@@ -291,5 +291,5 @@ class Branch:
         total = lambda v: np.log(np.exp(v) @ cell)[list(self.owner)]  # noqa: E731
         change = now - total(now) + total(true) - true
         found = self.centre.copy()
-        found[self._masses] += self._to_masses @ (change - self._common * change.mean())
+        found[self.masses] += self._to_masses @ (change - self._common * change.mean())
         return found

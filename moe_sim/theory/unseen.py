@@ -22,7 +22,7 @@ from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.asymptotics import Neighbourhood
-from moe_sim.theory.identifiability import CURVED, Followed, combination, coordinates, echelon, followed
+from moe_sim.theory.curves import CURVED, Followed, combination, coordinates, echelon, followed
 from moe_sim.theory.search import SAME_FUNCTION, Branch, Offsets, Search, objects
 
 ERRORS = 0.05  # of the best test of two functions, each way, from where they count as told apart
@@ -60,7 +60,7 @@ def unseen(
     """``{loss: what it sees and samples of size n do not}``, for measures of as many atoms as the truth has; losses of
     which nothing is known are left out. The arguments are fields of ``study.problem``."""
     # No cell of the truth has several atoms: what such cells would hold is what single ones do.
-    losses = [replace(loss, cells="single") if loss.cells == "multi" else loss for loss in losses]
+    losses = [replace(loss, cells="single") if loss.least_cell > 1 else loss for loss in losses]
     losses = [loss for loss in losses if loss.kind != "function"]
     if not losses:
         return {}
