@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from moe_sim._engine import jax, jnp
 from moe_sim.errors import InputError, array
 from moe_sim.models.part import Part
+
+_HALVINGS = 30  # of intervals towards a kink
 
 
 class Law(Part):
@@ -40,6 +43,19 @@ def _product(points: np.ndarray, weights: np.ndarray, dimension: int) -> tuple[n
     return grid, mass / mass.sum()
 
 
+def graded(low: float, high: float, kinks: tuple[float, ...]) -> np.ndarray:
+    """Ends of intervals on [low, high], which halve towards each of the kinks from both sides."""
+    inner = sorted(float(kink) for kink in kinks if low < kink < high)
+    if not inner:
+        return np.array([low, high])
+    halves = 0.5 ** np.arange(_HALVINGS, 0, -1)
+    middles = [(one + other) / 2 for one, other in pairwise(inner)]
+    ends = {low, high, *inner, *middles}
+    for kink, before, after in zip(inner, [low, *middles], [*middles, high], strict=True):
+        ends |= {*(kink - (kink - before) * halves).tolist(), *(kink + (after - kink) * halves).tolist()}
+    return np.array(sorted(ends))
+
+
 @dataclass(frozen=True)
 class Grid(Law):
     """Equal masses on a regular grid of ``points`` a side over ``[low, high]^d``."""
@@ -64,16 +80,24 @@ class Grid(Law):
 
 @dataclass(frozen=True)
 class Uniform(Law):
-    """Uniform on ``[low, high]^d``; integrals by Gauss-Legendre with ``points`` nodes a side."""
+    """Uniform on ``[low, high]^d``; integrals by Gauss-Legendre with ``points`` nodes a side.
+
+    kinks: places on a side where functions have an edge, near which it may also lie. Intervals halve towards each, down
+    to 1e-9 of a side, with ``points`` nodes each: offsets of an edge are seen down to that.
+    """
 
     dimension: int
     low: float = -1.0
     high: float = 1.0
     points: int = 24
+    kinks: tuple[float, ...] = ()
 
     def nodes(self):
         node, weight = np.polynomial.legendre.leggauss(self.points)
-        return _product((self.low + self.high + (self.high - self.low) * node) / 2, weight, self.dimension)
+        ends = graded(self.low, self.high, self.kinks)
+        half = np.diff(ends)[:, None] / 2
+        places = (ends[:-1, None] + ends[1:, None]) / 2 + half * node
+        return _product(places.ravel(), (half * weight).ravel(), self.dimension)
 
     def draw(self, key, count):
         return jax.random.uniform(key, (count, self.dimension), minval=self.low, maxval=self.high)
@@ -162,7 +186,8 @@ def build_law(table: dict, dimension: int) -> Law:
         if "x" not in table:
             raise InputError("law.x is missing: law.name = 'tokens' needs its points, one list of numbers each")
         return Tokens(array("law.x", table["x"], (None, dimension)))
-    points = table.get("points", 16 if name == "grid" else 24)
+    kinks = tuple(np.asarray(table.get("kinks", ()), float).tolist())
+    points = table.get("points", 16 if name == "grid" else 5 if kinks else 24)
     if name == "normal":
         deviation = table["deviation"]
         if deviation <= 0:
@@ -174,7 +199,16 @@ def build_law(table: dict, dimension: int) -> Law:
             raise InputError(f"law.low = {low} and law.high = {high}: pass low below high")
         if name == "linspace" and dimension != 1:
             raise InputError(f"law.name = 'linspace' is for one covariate, the model has {dimension}: pass uniform")
-        law = {"grid": Grid, "uniform": Uniform, "linspace": Linspace}[name](dimension, low, high, points)
+        for kink in kinks:
+            if not low < kink < high:
+                raise InputError(f"law.kinks has {kink:g}, outside of law.low = {low:g} to {high:g}: leave it out")
+        if kinks and dimension > 2:
+            raise InputError(
+                f"law.kinks: nodes graded towards {len(kinks)} places on each of {dimension} sides are too many, leave "
+                "them out"
+            )
+        kind = {"grid": Grid, "uniform": Uniform, "linspace": Linspace}[name]
+        law = kind(dimension, low, high, points, **({"kinks": kinks} if kinks else {}))
     if table["finite"] and not law.finite:
         law = Quadrature(law)
     return law

@@ -151,7 +151,14 @@ class LawTable:
     name: str = entry(Choice(LAWS), "of x; `linspace`: the design i / (n - 1); `tokens`: equal masses on given points")
     low: float = entry(Number(), "lower end of each side", -1.0, of=SIDES)
     high: float = entry(Number(), "upper end of each side", 1.0, of=SIDES)
-    points: int | None = entry(Whole(2), "points, or quadrature nodes, a side", None, "grid 16, else 24", LAWS[:4])
+    points: int | None = entry(
+        Whole(2), "points, or quadrature nodes, a side; with `kinks`, of each interval", None,
+        "grid 16, else 24, with `kinks` 5", LAWS[:4],
+    )  # fmt: skip
+    kinks: Any = entry(
+        Array(("K",)), "places on a side where functions have edges, as at centres of Laplace gates and borders of "
+        "regions: quadrature nodes are graded towards them", None, "none", ("uniform",),
+    )  # fmt: skip
     mean: float = entry(Number(), "mean of each coordinate", 0.0, of=("normal",))
     deviation: float = entry(Number(), "standard deviation of each coordinate, positive", 1.0, of=("normal",))
     finite: bool = entry(Flag(), "put the law on its quadrature nodes", False, of=("uniform", "normal"))
