@@ -84,6 +84,18 @@ def test_twice_as_many_atoms():
     np.testing.assert_allclose(one, other, atol=1e-13)
 
 
+@pytest.mark.parametrize("expert, bias", [("tanh", True), ("gelu", False)])
+def test_an_atom_that_counts_for_nothing(expert, bias):
+    """Under gates that are not normalised an expert that is zero has any gate: tanh(0) = 0."""
+    truth = {"gate_bias": np.array([0.5, -0.3]), "gate_slope": np.array([[0.0], [1.5]]), **EXPERTS_OF}
+    truth = truth if bias else {k: v for k, v in truth.items() if k != "intercept"}
+    (c,) = found_in(regression(expert, "sigmoid", bias=bias), truth, 3)
+    assert c.kind == "mute" and "counts for nothing" in c.text and c.loss > 0.1 and "gate_slope" in c.blocks
+    assert np.max(np.abs(c.measure["slope"][1])) < 1e-6 and abs(c.measure["gate_slope"][1, 0]) > 1e-3
+    # Normalised it takes weight from the others.
+    assert not [c for c in found_in(regression(expert, bias=bias), truth, 3) if c.kind == "mute"]
+
+
 class TestGauges:
     def test_a_centre_outside_the_support_is_a_bias(self):
         """exp(-|x - W|) = exp(W) exp(-x) for all x > W."""

@@ -49,7 +49,7 @@ def test_two_sides():
 @pytest.mark.parametrize(
     "law, words",
     [
-        ({"name": "uniform", "low": -2.0, "high": 2.0, "kinks": [2.0]}, "law.kinks has 2, outside of law.low = -2 to 2"),
+        ({"name": "uniform", "low": -2.0, "high": 2.0, "kinks": [2.0]}, "law.kinks has 2, outside of law.low = -2"),
         ({"name": "uniform", "low": -2.0, "high": 2.0, "kinks": [-3.0, 0.1]}, "law.kinks has -3"),
         ({"name": "grid", "kinks": [0.1]}, "law.kinks"),
         ({"name": "uniform", "kinks": "here"}, "law.kinks"),

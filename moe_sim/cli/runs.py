@@ -118,8 +118,11 @@ def plot(
 
 
 @app.command()
-def claims() -> None:
+def claims(
+    figure: Annotated[Path | None, typer.Option(help="Folder for a picture of it, field.svg.")] = None,
+) -> None:
     """The registry, with the last verdicts below runs/: claimed, simulated, and what the modulus allows."""
+    entries: list[tuple] = []
     table = Table("claim", "loss", "kind", "claimed", "simulated [95% interval]", "modulus", "last verdict")
     for name in ms.registry():
         study = ms.load_study(name)
@@ -127,12 +130,17 @@ def claims() -> None:
         moduli = {m.loss: m for m in _last_moduli(RUNS / name)}
         for k, claim in enumerate(study.claims):
             v = last[k] if k < len(last) else None
+            entries.append((name, claim, v, moduli.get(claim.loss)))
             table.add_row(
                 name if k == 0 else "", claim.loss, claim.kind, claimed(claim),
                 slope_text(v.slope, v.interval) if v else "–", fastest(moduli.get(claim.loss)),
                 v.verdict if v else "not run",
             )  # fmt: skip
     out_console.print(table)
+    if figure is not None:
+        from moe_sim.plots import field
+
+        show_paths(field.write_field([field.Entry(*entry) for entry in entries], figure)[:1])
 
 
 @app.command()

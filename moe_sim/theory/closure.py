@@ -4,6 +4,7 @@ splitting: two copies of an atom with one gate, shares w and 1 - w of its mass, 
     w h(x, e1) + (1 - w) h(x, e2) = h(x, e). An expert class that allows it has no rate once it is over-specified.
 doubling: two copies of every atom, their gates moved by +t and -t. Where logits are linear in them the common factor
     cosh(t x) cancels in the normalised gates.
+mute: a spare atom whose expert is zero, so that its gate and mass may be anything, where gates are not normalised.
 gauge: a curve of measures of as many atoms as the truth that the model does not declare, and the one-parameter group
     that moves along it, where it is one.
 symmetry: a measure of as many atoms elsewhere, as where S(-u) = 1 - S(u) or where kinds of atoms may be exchanged.
@@ -75,7 +76,10 @@ def closures(model: Model, truth: Parameters, law: Law | None, options: FitOptio
         if spare[kinds[atom]]:
             sizes = model.sizes_of(truth) | {kinds[atom]: model.sizes_of(truth)[kinds[atom]] + 1}
             way = tuple(1 + (np.arange(len(kinds)) == atom))
-            found += _Place(model, truth, law, replace(options, atoms=sizes), way).splittings(int(atom))
+            place = _Place(model, truth, law, replace(options, atoms=sizes), way)
+            found += place.splittings(int(atom))
+            if not any(c.kind == "mute" and kinds[c.atoms[0] - 1] == kinds[atom] for c in found):
+                found += place.mutes(int(atom))
     for group, size in model.sizes_of(truth).items():
         if spare[group] >= size and np.all(model.divisible(truth)[kinds == group]):
             sizes = model.sizes_of(truth) | {group: 2 * size}
@@ -189,6 +193,25 @@ class _Place:
         )
         return [self.closure("splitting", text, [atom + 1], theta, self.nullity(theta, free))]
 
+    def mutes(self, atom: int) -> list[Closure]:
+        """A spare atom anywhere that counts for nothing: its gate is drawn, its expert is looked for."""
+        spare = int(np.flatnonzero(self.owner == atom)[1])
+        gate, mass = self.coordinates_of_gates()
+        mine = self.moves(spare)
+        if not np.any(mine & ~gate):
+            return []
+        low, high = (np.clip(side, -3.0, 3.0) for side in (self.search.lower, self.search.upper))
+        for _ in range(_STARTS):
+            drawn = self.rng.uniform(low, high)
+            start = np.where(mine & gate, drawn, np.where(mine, drawn / 10, self.centre))
+            theta = self.led(start, (mine & ~gate) | (mass & ~mine))
+            if self.difference(theta) < SAME_FUNCTION:
+                text = f"a spare atom that counts for nothing, {told(self.params(theta), spare)}"
+                made = self.closure("mute", text, [atom + 1], theta, self.nullity(theta, mine | mass))
+                if made.loss > ELSEWHERE:
+                    return [made]
+        return []
+
     def doublings(self, group: str) -> list[Closure]:
         """Two copies of every atom of a group, a parameter of their gates moved by +t and -t."""
         gate, mass = self.coordinates_of_gates()
@@ -242,7 +265,9 @@ class _Place:
     def nullity(self, theta: np.ndarray, free: np.ndarray) -> int:
         """Dimension of the null space of the Jacobian in the free coordinates."""
         jacobian = np.asarray(self.search.jacobian(theta))[:, free]
-        length = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
+        length = np.linalg.norm(jacobian, axis=0)
+        jacobian = np.where(length > RANK * np.max(length), jacobian, 0.0)  # of zero, what is left is rounding
+        length = np.maximum(length, 1e-300)
         singular = np.linalg.svd(np.linalg.qr(jacobian / length, mode="r"), compute_uv=False)
         return int(np.sum(singular <= RANK * singular[0]))
 

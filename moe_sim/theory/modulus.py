@@ -120,9 +120,12 @@ class Modulus:
 def _zero_from(eps: np.ndarray, omega: np.ndarray) -> int | None:
     """From where on omega is zero to rounding (NaN is not known); None where the last that is known is not.
 
-    Nor where it may have come down to rounding by a power of eps: the last that was seen, and ``STEEPER``.
+    Nor where it may have come down to rounding by a power of eps: the last that was seen, and ``STEEPER``. One that is
+    not zero after so many that are, at the smallest eps of all, is what rounding of the loss made of it.
     """
     known = np.flatnonzero(~np.isnan(omega))
+    if len(known) > FIRST and omega[known[-1]] >= SAME_FUNCTION > np.max(omega[known[-1 - FIRST : -1]]):
+        known = known[:-1]
     above = known[omega[known] >= SAME_FUNCTION]
     first = known[known > (above[-1] if len(above) else -1)][:1]
     if not len(first):

@@ -123,7 +123,7 @@ def _explains(closure: Closure, row: Row) -> bool:
     """Whether a closure moves the block of a row, in cells of as many atoms."""
     if row.cell is None:
         return row.block.startswith("voronoi") or row.block in closure.blocks
-    splits = closure.kind in ("splitting", "doubling")
+    splits = closure.kind in ("splitting", "doubling", "mute")
     return row.block in closure.blocks and (row.cell > 1 or not splits)
 
 

@@ -15,6 +15,7 @@ from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.closure import closures
 from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import SAME_FUNCTION, modulus
 
@@ -66,12 +67,24 @@ def two_point(
 
 
 def _searched(model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]):
-    """Evidence from the modulus, where that is zero: the pair at the largest eps of those."""
-    return {
+    """Evidence from the modulus, where that is zero: the pair at the largest eps of those. Elsewhere from measures far
+    from the truth with as many atoms as are fitted (``closure``), those that are furthest."""
+    found = {
         loss.name: _evidence(model, truth, options, loss, m.measures[k], float(m.eps[k]), float(m.omega[k]))
         for loss, m in zip(losses, modulus(model, truth, law, options, losses), strict=True)
         if (k := m.zero_from) is not None
     }
+    left = [loss for loss in losses if loss.name not in found]
+    fitted = model.sizes(options.atoms)
+    for c in closures(model, truth, law, options) if left else []:
+        if model.sizes_of(c.measure) != fitted:
+            continue
+        apart = LossFunction(model, truth, law, left, None)({k: np.asarray(v)[None] for k, v in c.measure.items()})
+        for loss in left:
+            value = float(apart[loss.name][0])
+            if value >= APART and value > found.get(loss.name, {"loss": 0.0})["loss"]:
+                found[loss.name] = _evidence(model, truth, options, loss, c.measure, value, c.difference)
+    return found
 
 
 def _evidence(model, truth, options, loss, params, apart: float, distance: float, **split) -> dict[str, Any]:

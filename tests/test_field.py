@@ -1,0 +1,60 @@
+"""The registry as a picture: what it draws of constructed verdicts and moduli."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_rates import DECADES, verdict, wobble
+
+import moe_sim as ms
+from moe_sim.plots import field
+from moe_sim.study.schema import Claim
+from moe_sim.theory.modulus import Modulus
+
+EPS = 0.3 * 0.5 ** np.arange(5)
+HALF = Claim("voronoi", "upper", 0.5, window=(1e3, 1e8), mark="read")
+NONE = Claim("voronoi", "lower", mark="recalled")
+
+
+def modulus(omega):
+    return Modulus("voronoi", EPS, omega, [(1,)] * 5, {}, [], [1] * 5)
+
+
+@pytest.fixture
+def entries():
+    fast, slow = (verdict(HALF, wobble(DECADES**r)) for r in (-0.5, -0.2))
+    return [
+        field.Entry("one", HALF, fast, modulus(EPS)), field.Entry("one", HALF, slow, modulus(EPS**2)),
+        field.Entry("two", NONE, None, modulus(np.zeros(5))), field.Entry("two", HALF, None, None),
+        field.Entry("two", Claim("function", "exact", 0.5, mark="ours"), None, None),
+    ]  # fmt: skip
+
+
+def test_its_numbers(entries):
+    table = pd.DataFrame([entry.row() for entry in entries])
+    assert table["verdict"].tolist() == ["supported", "refuted", "not run", "not run", "not run"]
+    np.testing.assert_allclose(table["claimed"], [0.5, 0.5, 0.0, 0.5, 0.5])
+    np.testing.assert_allclose(table["possible"], [0.5, 0.25, 0.0, np.nan, 0.5])
+    np.testing.assert_allclose(table["simulated"][:2], [0.5, 0.2], atol=1e-9)
+    assert table["low"][0] <= 0.5 <= table["high"][0] and table["mark"].tolist()[:3] == ["read", "read", "recalled"]
+
+
+def test_its_rows(entries, tmp_path):
+    figure = field.plot_field(entries)
+    labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
+    assert labels == ["one", "D  r", "D  r", "two", "D  m", "D  r", "function  =o"]
+    assert [axes.get_ylim() for axes in figure.axes] == [figure.axes[0].get_ylim()] * 2  # rows of one height
+    left = figure.axes[0]
+    red = [line for line in left.lines if line.get_color() == "#D55E00"]
+    assert red and all(np.allclose(line.get_ydata(), 2) for line in red)
+    assert all(path.is_file() for path in field.write_field(entries, tmp_path))
+    assert field.plot_field([]).axes  # nothing to draw is no error
+
+
+def test_the_command_draws_it(moe_sim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ms, "registry", lambda: ["prefix-shared-linear-exact"])
+    status, out, err = moe_sim("claims", "--figure", "drawn")
+    assert (status, err) == (0, "") and "drawn/field.svg" in out
+    assert (tmp_path / "drawn" / "field.csv").read_text().count("\n") > 2
