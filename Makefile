@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# The theorem on prefix-tuning: six claims, three minutes. `make figures` runs the whole registry, 50 minutes.
+# The theorem on prefix-tuning: six claims, three minutes. `make figures` runs the whole registry, 80 minutes.
 HEADLINE := prefix-independent-exact prefix-independent-over prefix-shared-linear-exact prefix-shared-linear-over \
 	prefix-shared-network-exact prefix-shared-network-over
 
