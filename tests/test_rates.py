@@ -38,6 +38,16 @@ def test_a_recalled_claim_is_refuted_with_that_said():
         assert found.reason.endswith("its paper's text was not read") == (mark == "recalled")
 
 
+def test_nothing_is_read_off_where_most_fits_are_not_certified():
+    loss = wobble(DECADES**-0.25)
+    for good, expected in ((50, "refuted"), (49, "undecided")):
+        names = [np.full(100, "certified", object) for _ in DECADES]
+        names[2] = np.where(np.arange(100) < good, "certified", "above_truth").astype(object)
+        found = verdict(HALF, loss, certificate=names)
+        assert found.verdict == expected
+    assert found.reason.startswith("49% of the fits of n = 100000 are certified")
+
+
 # Slopes and standard errors
 
 

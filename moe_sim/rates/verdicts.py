@@ -14,6 +14,7 @@ import numpy as np
 from moe_sim.rates.slopes import BENT, Slope, dropping, fit_slope, half_width_with, local_slopes, summarise, usable
 from moe_sim.study.schema import FEWEST_SIZES, LARGEST, Claim
 
+FEWEST_CERTIFIED = 0.5  # share of the fits of a size below which no rate is read off
 SATURATED = 0.05  # share of such replicates above which no rate is read off
 RECALLED = "; the claim is recalled from memory, its paper's text was not read"
 _FURTHEST = 30  # sizes beyond the last that are considered when asking how far to go
@@ -169,6 +170,12 @@ class Replicates:
         return min((len(v) for v in self.loss), default=0)
 
     @property
+    def least_certified(self) -> tuple[float, float]:
+        """The share of certified fits at the size where that is least, and the size."""
+        shares = [float(np.mean(names == "certified")) if len(names) else 1.0 for names in self.certificate]
+        return min(zip(shares, self.sizes, strict=True), default=(1.0, 0.0))
+
+    @property
     def saturated(self) -> float:
         """The share of Voronoi losses at their ceiling."""
         return float(np.mean(np.concatenate(self.full))) if self.full else 0.0
@@ -182,6 +189,7 @@ def judge_claim(
 
     Where more than 5% of the losses are at their ceiling, no cell and no translation means anything: the sizes are too
     small to show a rate of the parameters, fast or slow, and the verdict is undecided.
+    Where fewer than half of the fits of a size are certified no rate is read off either: that is not the estimator.
     An uncertified replicate keeps its value in the mean; the verdict must also hold when all of them are set
     to the least, and to the largest, certified loss of their size. It must hold for the near-minimisers too:
     a fit that no sample can tell from the best one is as good an estimate.
@@ -212,6 +220,13 @@ def judge_claim(
             reason += f" (a spare atom of mass n^-1/2 at the edge of the box leaves it at n = {inside.leaves:.0e})"
     if verdict == "refuted" and claim.mark == "recalled":
         reason += RECALLED
+    share, worst = inside.least_certified
+    if share < FEWEST_CERTIFIED and claim.kind != "lower":
+        verdict, more, further = "undecided", None, None
+        reason = (
+            f"{share:.0%} of the fits of n = {worst:g} are certified: what the estimator does there is not known, "
+            "raise fit.starts or fit.budget"
+        )
     hidden = _hidden(unseen, sizes) if claim.kind != "lower" else []
     if hidden:
         verdict, more, further = "undecided", None, None

@@ -31,13 +31,15 @@ def two_point(
     Evidence: the pair's loss, its L2 distance, the split (atom, step), whether they are ``separated`` (the same
     function to ``SAME_FUNCTION``, inside the box, the loss at least ``APART``), and ``risk``: what the worse of the two
     costs every estimator at every n (None where no bound is known: ``minimax.least_risk``). A model that has no
-    ``split`` is searched for such pairs (``modulus``). Empty where there are none, or where no spare atom is fitted.
+    ``split`` is searched for such pairs (``modulus``), also where no spare atom is fitted. Empty where there are none.
     """
     true_atoms = model.count(truth)
-    if model.total(options.atoms) <= true_atoms or not losses:
+    if not losses:
         return {}
     if type(model).split is Model.split:
         return _searched(model, truth, law, options, losses)
+    if model.total(options.atoms) <= true_atoms:
+        return {}
     lower, upper = model.bounds(options.atoms, options.bound, options.bias_bound)
     pairs = []
     for atom in range(true_atoms):
