@@ -14,6 +14,7 @@ from moe_sim.plots.style import STYLE, handle, legend, note, write
 from moe_sim.rates.verdicts import Verdict
 from moe_sim.study.schema import Claim
 from moe_sim.theory.modulus import Modulus
+from moe_sim.theory.possible import settled_exponent
 
 _COLOURS = {"supported": "#009E73", "refuted": "#D55E00", "undecided": "0.45"}
 _MOST = 0.62  # exponent at the right end
@@ -46,7 +47,7 @@ class Entry:
     def possible(self) -> float | None:
         if self.claim.loss == "function":
             return 0.5  # of any identifiable function: it is its own modulus
-        return None if self.modulus is None else self.modulus.exponent
+        return None if self.modulus is None else settled_exponent(self.modulus)
 
     def row(self) -> dict:
         v = self.verdict

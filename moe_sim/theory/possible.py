@@ -119,6 +119,14 @@ def rate(model: Model, row: Row, found: Modulus, closures: list[Closure]) -> Rat
     return Rate(row, found, [], limit[0], None, limit, float(observations(model, _omega_at(found, limit[1], limit[0]))))
 
 
+def settled_exponent(found: Modulus) -> float | None:
+    """Of the fastest possible rate, where that has settled; 0 where degenerate, None where it is not clear."""
+    if found.degenerate:
+        return 0.0
+    settled = _settled(found.eps, found.local_kappa) or _settled(found.eps[:-1], found.local_kappa[:-1])
+    return None if settled is None else 1 / (2 * settled[2])
+
+
 def _explains(closure: Closure, row: Row) -> bool:
     """Whether a closure moves the block of a row, in cells of as many atoms."""
     if row.cell is None:
