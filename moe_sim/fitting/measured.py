@@ -12,7 +12,7 @@ from moe_sim.data.cells import Cells
 from moe_sim.data.covariates import Law
 from moe_sim.fitting.batching import LaneFunction
 from moe_sim.fitting.compiled import parameters_of
-from moe_sim.losses.distances import Target, target_of
+from moe_sim.losses.distances import Target
 from moe_sim.losses.voronoi import Loss, evaluate_all
 from moe_sim.models.base import Atoms, Model, Parameters
 
@@ -22,7 +22,7 @@ class LossFunction:
     ``{loss name: (K,)}``.
 
     atoms: fitted, whose flat free coordinates thetas are; None: it is called with parameters. cells: that distances of
-    densities are added up over, as ``Target`` has them; None: those of ``target_of``.
+    densities are added up over, as ``Target`` has them.
     """
 
     def __init__(
@@ -31,9 +31,7 @@ class LossFunction:
     ):  # fmt: skip
         sizes = None if atoms is None else tuple(model.sizes(atoms).items())
         distance = any(loss.kind == "function" for loss in losses)
-        self._target = None
-        if distance:
-            self._target = target_of(model, truth, law) if cells is None else Target(model, truth, law, cells)
+        self._target = Target(model, truth, law, cells) if distance else None
         self._of = model, {k: jnp.asarray(v) for k, v in truth.items()}
         self._run = _compiled_losses(tuple(losses), sizes)
 
