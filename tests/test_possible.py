@@ -124,8 +124,9 @@ def test_the_command(folder, moe_sim, few_starts):
     assert "second order shows all directions, so kappa is 2" in told
 
 
-def test_what_makes_it_degenerate(folder, moe_sim, few_starts, monkeypatch):
-    monkeypatch.setattr("moe_sim.theory.modulus.LEVELS", 3)
+def test_what_makes_it_degenerate(folder, moe_sim, monkeypatch):
+    for name, value in (("STARTS", 8), ("LEVELS", 2), ("SWEEPS", 0)):
+        monkeypatch.setattr(f"moe_sim.theory.modulus.{name}", value)
     (folder / "over.toml").write_text(tomli_w.dumps(two.independent()))
     status, out, _ = moe_sim("rates", "over.toml")
     told = " ".join(out.split())
