@@ -46,6 +46,9 @@ def test_nothing_is_read_off_where_most_fits_are_not_certified():
         found = verdict(HALF, loss, certificate=names)
         assert found.verdict == expected
     assert found.reason.startswith("49% of the fits of n = 100000 are certified")
+    # A control that stops early is not meant to be certified: it is what its fits are.
+    control = Replicates(list(DECADES), loss, loss, names, cut_short=True)
+    assert judge_claim("constructed", HALF, "data", control).verdict == "refuted"
 
 
 # Slopes and standard errors

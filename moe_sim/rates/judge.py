@@ -41,7 +41,7 @@ def _judge(results, claim: Claim) -> Verdict:
         leaves = study.leaves_ceiling(loss, max(ceilings)) if ceilings else None
         full = [values >= CEILING_SHARE * c for values, c in zip(column("loss:voronoi"), ceilings, strict=True)]
     best, near = column(f"loss:{claim.loss}"), column(f"near:{claim.loss}")
-    replicates = Replicates(sizes, best, near, column("certificate"), full, loss.aggregate, leaves)
-    start = study.problem.options.start
+    start, cut_short = study.problem.options.start, study.problem.options.estimator == "steps"
+    replicates = Replicates(sizes, best, near, column("certificate"), full, loss.aggregate, leaves, cut_short)
     evidence, unseen = results.evidence.get(claim.loss), results.unseen.get(claim.loss, [])
     return judge_claim(study.name, claim, start, replicates, evidence, unseen)

@@ -6,7 +6,7 @@ numpy and scipy only. Everything a verdict depends on is in the claim, declared 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,8 @@ class Replicates:
     near-minimiser, and names of certificates.
 
     full: whether the Voronoi loss is at its ceiling, if it has one. aggregate: ``mean`` or ``rms``. leaves: the n from
-        which it cannot be there for a spare atom alone, None where that is not known.
+        which it cannot be there for a spare atom alone, None where that is not known. cut_short: whether the estimator
+        is a control that stops early, so that its fits are not meant to be certified.
     """
 
     sizes: list[float]
@@ -150,6 +151,7 @@ class Replicates:
     full: list[np.ndarray] | None = None
     aggregate: str = "mean"
     leaves: float | None = None
+    cut_short: bool = False
 
     def within(self, window: tuple[float, float]) -> Replicates:
         """Those of the sizes in a window."""
@@ -157,7 +159,7 @@ class Replicates:
         sizes = [self.sizes[k] for k in inside]
         loss, near, certificate = ([v[k] for k in inside] for v in (self.loss, self.near, self.certificate))
         full = None if self.full is None else [self.full[k] for k in inside]
-        return Replicates(sizes, loss, near, certificate, full, self.aggregate, self.leaves)
+        return replace(self, sizes=sizes, loss=loss, near=near, certificate=certificate, full=full)
 
     def imputed(self, reduce) -> list[np.ndarray]:
         """Losses with all that are not certified set to the ``reduce`` of the certified ones of their size."""
@@ -189,7 +191,8 @@ def judge_claim(
 
     Where more than 5% of the losses are at their ceiling, no cell and no translation means anything: the sizes are too
     small to show a rate of the parameters, fast or slow, and the verdict is undecided.
-    Where fewer than half of the fits of a size are certified no rate is read off either: that is not the estimator.
+    Where fewer than half of the fits of a size are certified no rate is read off either: that is not the estimator,
+    unless it is ``cut_short``.
     An uncertified replicate keeps its value in the mean; the verdict must also hold when all of them are set
     to the least, and to the largest, certified loss of their size. It must hold for the near-minimisers too:
     a fit that no sample can tell from the best one is as good an estimate.
@@ -221,7 +224,7 @@ def judge_claim(
     if verdict == "refuted" and claim.mark == "recalled":
         reason += RECALLED
     share, worst = inside.least_certified
-    if share < FEWEST_CERTIFIED and claim.kind != "lower":
+    if share < FEWEST_CERTIFIED and claim.kind != "lower" and not inside.cut_short:
         verdict, more, further = "undecided", None, None
         reason = (
             f"{share:.0%} of the fits of n = {worst:g} are certified: what the estimator does there is not known, "
