@@ -151,6 +151,12 @@ class TestGauges:
 
 
 class TestElsewhere:
+    PLANE = ms.Grid(2, -2.0, 2.0, 6)
+    ROUTED = {  # noqa: RUF012 (never changed)
+        "gate_bias": np.array([0.3, 0.0]), "gate_slope": np.array([[2.0, 1.0], [-1.0, 1.5]]),
+        "slope": np.array([[1.5, 0.5], [-1.0, 1.2]]),
+    }  # fmt: skip
+
     def test_a_square_has_no_sign(self):
         found = [c for c in found_in(regression("power"), SOFTMAX | EXPERTS_OF, 2) if c.kind == "symmetry"]
         (c,) = found
@@ -159,30 +165,21 @@ class TestElsewhere:
 
     def test_two_directions_are_seen_by_their_difference_alone(self):
         """Two cosine gates in the plane: unit vectors u1 - u2 = v has two solutions, reflected at v."""
-        law = ms.Grid(2, -2.0, 2.0, 6)
-        truth = {
-            "gate_bias": np.array([0.3, 0.0]), "gate_slope": np.array([[2.0, 1.0], [-1.0, 1.5]]),
-            "slope": np.array([[1.5, 0.5], [-1.0, 1.2]]),
-        }  # fmt: skip
-        (c,) = found_in(regression("tanh", "cosine", 2, bias=False), truth, 2, law)
+        (c,) = found_in(regression("tanh", "cosine", 2, bias=False), self.ROUTED, 2, self.PLANE)
         one, other = (
-            np.asarray(p["gate_slope"]) / np.linalg.norm(p["gate_slope"], axis=1)[:, None] for p in (truth, c.measure)
+            np.asarray(p["gate_slope"]) / np.linalg.norm(p["gate_slope"], axis=1)[:, None]
+            for p in (self.ROUTED, c.measure)
         )
         np.testing.assert_allclose(one[0] - one[1], other[0] - other[1], atol=1e-9)
         assert c.kind == "symmetry" and np.linalg.norm(one - other) > 0.5
 
     def test_perturbed_directions_may_be_translated(self):
         """Logits are linear in v = b / (||b|| + t1), which softmax sees up to a common translation."""
-        law = ms.Grid(2, -2.0, 2.0, 6)
-        truth = {
-            "gate_bias": np.array([0.3, 0.0]), "gate_slope": np.array([[2.0, 1.0], [-1.0, 1.5]]),
-            "slope": np.array([[1.5, 0.5], [-1.0, 1.2]]),
-        }  # fmt: skip
-        found = found_in(regression("tanh", "perturbed-cosine", 2, bias=False), truth, 2, law)
+        found = found_in(regression("tanh", "perturbed-cosine", 2, bias=False), self.ROUTED, 2, self.PLANE)
         assert len(found) == 2
         v = [
             b / (np.linalg.norm(b, axis=1)[:, None] + 0.5)
-            for b in (truth["gate_slope"], found[0].measure["gate_slope"])
+            for b in (self.ROUTED["gate_slope"], found[0].measure["gate_slope"])
         ]
         np.testing.assert_allclose(v[0][0] - v[0][1], v[1][0] - v[1][1], atol=1e-9)
         assert all(c.kind == "gauge" and c.blocks == ["gate_slope"] for c in found)

@@ -67,24 +67,25 @@ def closures(model: Model, truth: Parameters, law: Law | None, options: FitOptio
 
     Curves and measures elsewhere are looked for among those of as many atoms as the truth.
     """
-    exact = _Place(model, truth, law, replace(options, atoms=model.sizes_of(truth)), (1,) * model.count(truth))
+    true, fitted = model.sizes_of(truth), model.sizes(options.atoms)
+
+    def place(sizes: dict[str, int], way: np.ndarray) -> _Place:
+        return _Place(model, truth, law, replace(options, atoms=sizes), tuple(way.tolist()))
+
+    exact = place(true, np.ones(model.count(truth), int))
     gauges = exact.gauges()
     found = [*gauges, *([] if gauges else exact.elsewhere())]
-    spare = {g: model.sizes(options.atoms)[g] - size for g, size in model.sizes_of(truth).items()}
-    kinds = np.repeat(list(spare), list(model.sizes_of(truth).values()))
+    kinds = np.repeat(list(true), list(true.values()))
     for atom in np.flatnonzero(model.divisible(truth)):
-        if spare[kinds[atom]]:
-            sizes = model.sizes_of(truth) | {kinds[atom]: model.sizes_of(truth)[kinds[atom]] + 1}
-            way = tuple(1 + (np.arange(len(kinds)) == atom))
-            place = _Place(model, truth, law, replace(options, atoms=sizes), way)
-            found += place.splittings(int(atom))
-            if not any(c.kind == "mute" and kinds[c.atoms[0] - 1] == kinds[atom] for c in found):
-                found += place.mutes(int(atom))
-    for group, size in model.sizes_of(truth).items():
-        if spare[group] >= size and np.all(model.divisible(truth)[kinds == group]):
-            sizes = model.sizes_of(truth) | {group: 2 * size}
-            way = tuple(1 + (kinds == group))
-            found += _Place(model, truth, law, replace(options, atoms=sizes), way).doublings(group)
+        group = kinds[atom]
+        if fitted[group] > true[group]:
+            doubled = place(true | {group: true[group] + 1}, 1 + (np.arange(len(kinds)) == atom))
+            found += doubled.splittings(int(atom))
+            if not any(c.kind == "mute" and kinds[c.atoms[0] - 1] == group for c in found):
+                found += doubled.mutes(int(atom))
+    for group, size in true.items():
+        if fitted[group] >= 2 * size and np.all(model.divisible(truth)[kinds == group]):
+            found += place(true | {group: 2 * size}, 1 + (kinds == group)).doublings(group)
     return found
 
 
@@ -92,7 +93,7 @@ class _Place:
     """A cover of the truth by so many atoms on each true one, and what can be solved for near it."""
 
     def __init__(self, model: Model, truth: Parameters, law: Law | None, options: FitOptions, way: tuple[int, ...]):
-        self.model, self.truth, self.law, self.options = model, truth, law, options
+        self.model, self.truth = model, truth
         self.whole: Loss = loss_of(model, "voronoi")
         self.search = Search(model, truth, law, options, [self.whole])
         self.branch = Branch(self.search, way)
@@ -100,6 +101,7 @@ class _Place:
         self.centre = np.asarray(self.branch.centre)
         self.measured = LossFunction(model, truth, law, [self.whole], options.atoms)
         self.names = coordinates(self.search.fitter)
+        self.slopes = self.search.measure_slopes(self.centre)
         self.rng = np.random.default_rng([0, *way])
 
     def params(self, theta: np.ndarray) -> Parameters:
@@ -111,10 +113,11 @@ class _Place:
     def closure(self, kind: str, text: str, atoms: list[int], theta: np.ndarray, dimension: int | None) -> Closure:
         model, params = self.model, self.params(theta)
         loss = float(self.measured(theta[None])[self.whole.name][0])
-        here, there = (model.measure(model.canonical(p)) for p in (params, self.params(self.centre)))
+        true = self.params(self.centre)
+        here, there = (model.measure(model.canonical(p)) for p in (params, true))
         blocks = [name for name in here.blocks if _differs(here.blocks[name], there.blocks[name])]
         blocks += [name for name in here.shared if _differs(here.shared[name], there.shared[name])]
-        raw = [name for name in params if _differs(params[name], self.params(self.centre)[name])]
+        raw = [name for name in params if _differs(params[name], true[name])]
         cell = np.equal.outer(np.arange(self.owner.max() + 1), self.owner)
         masses = [cell @ np.asarray(of.weight) for of in (here, there)]
         if model.gauge is not None:
@@ -185,7 +188,7 @@ class _Place:
         if not distance < SAME_FUNCTION:
             return []
         weight = np.exp(self.search.log_weight(theta))[pair]
-        share, names = weight / weight.sum(), self._expert_names(experts)
+        share, names = weight / weight.sum(), self._parameters_of(experts)
         first, second = (told(self.params(theta), int(i), names) for i in pair)
         text = (
             f"atom {atom + 1} as two with one gate: {share[0]:.3g} h(x, {first}) + {share[1]:.3g} h(x, {second}) = "
@@ -215,9 +218,10 @@ class _Place:
     def doublings(self, group: str) -> list[Closure]:
         """Two copies of every atom of a group, a parameter of their gates moved by +t and -t."""
         gate, mass = self.coordinates_of_gates()
+        of_gates = self._parameters_of(gate & ~mass)
         found = []
         for name in self.model.parameters():
-            if name not in self._gate_names(gate & ~mass):
+            if name not in of_gates:
                 continue
             params = self.params(self.centre)
             step = APART * self.rng.normal(size=params[name].shape[1:])
@@ -241,20 +245,17 @@ class _Place:
 
     def moves(self, atom: int) -> np.ndarray:
         """Which coordinates move this fitted atom, its mass or its place: (P,)."""
-        weight, location = self.search.measure_slopes(self.centre)
+        weight, location = self.slopes
         return (weight[atom] != 0) | np.any(location[atom] != 0, axis=0)
 
     def coordinates_of_gates(self) -> tuple[np.ndarray, np.ndarray]:
         """Which coordinates are of gates, and which of those are masses alone: (P,) each."""
         mass = self.branch.masses
-        return (self.branch.pull > 1e-12) & ~mass | mass, mass
+        return (self.branch.pull > 1e-12) | mass, mass
 
-    def _gate_names(self, gate: np.ndarray) -> set[str]:
-        return {self.names[i].split("[")[0] for i in np.flatnonzero(gate)}
-
-    def _expert_names(self, experts: np.ndarray) -> list[str]:
-        """Parameters that these coordinates are of."""
-        params, moved = self.params(self.centre), self.params(self.centre + np.where(experts, 1e-3, 0.0))
+    def _parameters_of(self, chosen: np.ndarray) -> list[str]:
+        """Names of the parameters that these coordinates move."""
+        params, moved = self.params(self.centre), self.params(self.centre + np.where(chosen, 1e-3, 0.0))
         return [name for name in params if _differs(params[name], moved[name])]
 
     def _unit(self, chosen: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from moe_sim.data.covariates import Law
 from moe_sim.errors import InputError
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
-from moe_sim.models.base import Model, Parameters, RegressionModel
+from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.minimax import undetectable
 from moe_sim.theory.modulus import Descent, Modulus, grid
 from moe_sim.theory.search import Search
 
@@ -36,13 +37,6 @@ def least_favourable(
     if curve.zero_from is not None:
         return {n: curve.measures[curve.zero_from] for n in sizes}
     return {n: descent.at(eps_at(curve, undetectable(model, n))) for n in sizes}
-
-
-def undetectable(model: Model, n: float) -> float:
-    """The distance of functions (or Hellinger distance) at which the bound of ``total_variation`` is 1/2."""
-    if isinstance(model, RegressionModel):
-        return float(model.noise / np.sqrt(n))
-    return float(np.sqrt(-np.expm1(np.log(0.75) / (2 * n))))
 
 
 def eps_at(curve: Modulus, distance: float) -> float:

@@ -18,6 +18,8 @@ from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters, RegressionModel
 from moe_sim.models.measure import MixingMeasure
 
+_HALF = np.log(0.75) / 2  # n log(1 - h^2) where the bound by the Hellinger distance h is 1/2
+
 
 def total_variation(model: Model, distance: float, n: float) -> float:
     """An upper bound of TV for n observations of two functions or densities that are so far apart.
@@ -30,11 +32,18 @@ def total_variation(model: Model, distance: float, n: float) -> float:
     return float(np.sqrt(-np.expm1(2 * n * np.log1p(-min(distance**2, 1.0 - 1e-16)))))
 
 
+def undetectable(model: Model, n: float) -> float:
+    """The distance of functions (or Hellinger distance) at which the bound of ``total_variation`` is 1/2."""
+    if isinstance(model, RegressionModel):
+        return float(model.noise / np.sqrt(n))
+    return float(np.sqrt(-np.expm1(_HALF / n)))
+
+
 def observations(model: Model, distance: float) -> float:
-    """The size n at which the bound of ``total_variation`` is 1/2: so many tell two laws apart that are so distant."""
+    """The size n at which it is 1/2, the inverse of ``undetectable``: so many tell laws apart that are so distant."""
     if isinstance(model, RegressionModel):
         return (model.noise / distance) ** 2
-    return float(np.log(0.75) / (2 * np.log1p(-min(distance**2, 1.0 - 1e-16))))
+    return float(_HALF / np.log1p(-min(distance**2, 1.0 - 1e-16)))
 
 
 def transport(loss: Loss, one: MixingMeasure, other: MixingMeasure) -> float:

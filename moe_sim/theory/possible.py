@@ -108,12 +108,12 @@ def rate(model: Model, row: Row, found: Modulus, closures: list[Closure]) -> Rat
     """What a modulus says of a row."""
     if found.degenerate:
         return Rate(row, found, [c.text for c in closures if _explains(c, row)])
+    settled = _settled(found)
+    if settled is not None:
+        *eps, kappa = settled
+        seen = float(observations(model, _omega_at(found, eps[0], kappa)))
+        return Rate(row, found, [], kappa, (eps[0], eps[1]), None, seen)
     limit = _limit(found)
-    for last in (None, -1):
-        settled = _settled(found.eps[:last], found.local_kappa[:last])
-        if settled is not None and (limit is None or abs(limit[0] - settled[2]) <= SETTLED):
-            kappa, eps = settled[2], settled[:2]
-            return Rate(row, found, [], kappa, eps, None, float(observations(model, _omega_at(found, eps[0], kappa))))
     if limit is None:
         return Rate(row, found, [], found.kappa)
     return Rate(row, found, [], limit[0], None, limit, float(observations(model, _omega_at(found, limit[1], limit[0]))))
@@ -123,7 +123,7 @@ def settled_exponent(found: Modulus) -> float | None:
     """Of the fastest possible rate, where that has settled; 0 where degenerate, None where it is not clear."""
     if found.degenerate:
         return 0.0
-    settled = _settled(found.eps, found.local_kappa) or _settled(found.eps[:-1], found.local_kappa[:-1])
+    settled = _settled(found)
     return None if settled is None else 1 / (2 * settled[2])
 
 
@@ -135,13 +135,19 @@ def _explains(closure: Closure, row: Row) -> bool:
     return row.block in closure.blocks and (row.cell > 1 or not splits)
 
 
-def _settled(eps: np.ndarray, local: np.ndarray) -> tuple[float, float, float] | None:
-    """The eps, largest and smallest, between which local exponents are within ``SETTLED`` of the last one; and that."""
-    if len(local) < FEWEST:
-        return None
-    far = np.flatnonzero(np.abs(local - local[-1]) > SETTLED)
-    first = int(far[-1]) + 1 if len(far) else 0
-    return (float(eps[first]), float(eps[-1]), float(local[-1])) if len(local) - first >= FEWEST else None
+def _settled(found: Modulus) -> tuple[float, float, float] | None:
+    """The eps, largest and smallest, between which local exponents are within ``SETTLED`` of the last one; and that.
+    None where they are not, or where they still move by more than that (see ``Rate``)."""
+    limit = _limit(found)
+    for last in (None, -1):
+        eps, local = found.eps[:last], found.local_kappa[:last]
+        if len(local) < FEWEST:
+            return None
+        far = np.flatnonzero(np.abs(local - local[-1]) > SETTLED)
+        first = int(far[-1]) + 1 if len(far) else 0
+        if len(local) - first >= FEWEST and (limit is None or abs(limit[0] - local[-1]) <= SETTLED):
+            return float(eps[first]), float(eps[-1]), float(local[-1])
+    return None
 
 
 def _limit(found: Modulus) -> tuple[float, float] | None:

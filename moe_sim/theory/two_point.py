@@ -77,11 +77,13 @@ def _searched(model: Model, truth: Parameters, law: Law | None, options: FitOpti
         if (k := m.zero_from) is not None
     }
     left = [loss for loss in losses if loss.name not in found]
-    fitted = model.sizes(options.atoms)
-    for c in closures(model, truth, law, options) if left else []:
+    if not left:
+        return found
+    fitted, measured = model.sizes(options.atoms), LossFunction(model, truth, law, left, None)
+    for c in closures(model, truth, law, options):
         if model.sizes_of(c.measure) != fitted:
             continue
-        apart = LossFunction(model, truth, law, left, None)({k: np.asarray(v)[None] for k, v in c.measure.items()})
+        apart = measured({k: np.asarray(v)[None] for k, v in c.measure.items()})
         for loss in left:
             value = float(apart[loss.name][0])
             if value >= APART and value > found.get(loss.name, {"loss": 0.0})["loss"]:
