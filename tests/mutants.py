@@ -378,10 +378,10 @@ MUTANTS = [
     ),
     Mutant(
         "moving truths too near",
-        "theory/least_favourable.py",
+        "theory/minimax.py",
         "return float(model.noise / np.sqrt(n))",
         "return float(0.5 * model.noise / np.sqrt(n))",
-        "least_favourable",
+        "least_favourable minimax",
     ),
 ]
 
