@@ -26,7 +26,7 @@ from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.simulation import predictions
-from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Descent, Modulus, modulus
+from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Descent, Modulus, grid, modulus
 from moe_sim.theory.search import Branch, Search, assignments, residuals_near
 
 pytestmark = pytest.mark.computes
@@ -344,6 +344,14 @@ def test_json_brings_it_back():
     assert {"loss", "eps", "omega", "kappa", "local_kappa", "exponent", "degenerate"} <= told.keys()
 
 
+def test_points_are_led_past_the_edges_of_a_loss(few_starts):
+    """Two translated gate blocks have many edges, where a point that is led coordinate by coordinate may end: the local
+    exponent was 0.64 at the last of these eps."""
+    p = ms.load_study("ls-quadratic-monomial").problem
+    (found,) = moduli(p, "voronoi", eps=grid(loss_of(p.model, "voronoi"), 2)[:8])
+    np.testing.assert_allclose(found.local_kappa[1:], 1.0, atol=0.02)
+
+
 @pytest.mark.parametrize("atoms, true_atoms", [(2, 1), (3, 2), (4, 2), (5, 3), (3, 3)])
 def test_assignments_are_all_ways_that_hit_every_true_atom(atoms, true_atoms):
     every = {c for c in product(range(1, atoms + 1), repeat=true_atoms) if sum(c) == atoms}
@@ -353,8 +361,8 @@ def test_assignments_are_all_ways_that_hit_every_true_atom(atoms, true_atoms):
 
 def measured(loss: str, kind: str, exponent: float | None, omega) -> str | None:
     """What is said of a claim beside such a modulus."""
-    eps = np.array([1e-1, 1e-2, 1e-3])
-    found = Modulus(loss, eps, omega(eps), [(1,)] * 3, {}, [], [1] * 3, None)
+    eps = np.logspace(-1, -5, 5)
+    found = Modulus(loss, eps, omega(eps), [(1,)] * 5, {}, [], [1] * 5, None)
     made = {"loss": loss, "kind": kind, "window": [1e2, 1e4]} | ({} if exponent is None else {"exponent": exponent})
     (claim,) = tiny.study(claim=[made]).claims
     return predictions.agreement(claim, found)
@@ -369,6 +377,9 @@ def measured(loss: str, kind: str, exponent: float | None, omega) -> str | None:
     ("lower", None, lambda e: 0 * e, "confirmed"),
     ("lower", None, lambda e: e**2, "contradicted"),
     ("upper", 0.5, lambda e: 0 * e, "contradicted"),
+    ("upper", 0.5, lambda e: e * np.array([1, 2, 1, 2, 1]), "not settled"),
+    ("lower", None, lambda e: e * np.array([1, 2, 1, 2, 1]), "not settled"),
+    ("upper", 0.5, lambda e: e / (1 + 2 * e**0.3), "sharp"),  # kappa 1.19 at last, and falling
 ])  # fmt: skip
 def test_claims_beside_a_modulus(kind, exponent, omega, said):
     assert measured("voronoi", kind, exponent, omega) == said

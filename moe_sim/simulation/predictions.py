@@ -22,7 +22,7 @@ from moe_sim.theory.identifiability import ModelCheck
 from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import Modulus
 from moe_sim.theory.modulus import modulus as search
-from moe_sim.theory.possible import Rate, rate, rows
+from moe_sim.theory.possible import Rate, asymptotic_exponent, rate, rows
 
 VERSION = 1  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
 
@@ -152,17 +152,19 @@ def possible_rates(
 
 
 def agreement(claim: Claim, found: Modulus | Rate) -> str | None:
-    """A claim beside the fastest possible rate, to the margin of the claim; None where no exponent was found.
+    """A claim beside the fastest possible rate, to the margin of the claim; None where omega was found nowhere.
 
     ``sharp``: they are the same. ``not sharp``: the modulus allows a faster rate than the claimed bound.
     ``contradicted``: no estimator is so fast as claimed, or there is a rate where none is claimed. ``confirmed``: there
-    is none. As far as the smallest eps reaches.
+    is none. As far as the smallest eps reaches. ``not settled``: local exponents jump about there, and nothing is told.
     """
-    if found.exponent is None:
-        return None
+    m = found.modulus if isinstance(found, Rate) else found
+    exponent = asymptotic_exponent(m)
+    if exponent is None:
+        return None if m.exponent is None else "not settled"
     if claim.kind == "lower":
-        return "confirmed" if found.exponent == 0 else "contradicted"
-    faster = found.exponent - (claim.exponent or 0.0)
+        return "confirmed" if exponent == 0 else "contradicted"
+    faster = exponent - (claim.exponent or 0.0)
     if abs(faster) <= claim.tolerance:
         return "sharp"
     return "not sharp" if faster > 0 and claim.kind == "upper" else "contradicted"

@@ -262,16 +262,19 @@ class Descent:
 
     def _down(self, eps: float) -> _Level:
         """Least omega at eps: from the points of the last eps, and from fresh starts."""
-        hopeless = None
         count = -(-(STARTS if len(self.levels) < FIRST else LATER) // len(self.branches))
-        lanes = [branch.fresh(count, self.rng) for branch in self.branches]
-        if self.levels:
-            lanes = _joined(self._followed(self.levels[-1], eps), lanes)
-            # What a larger loss costs.
-            hopeless = [max(FLOOR, points.least) for points in self.levels[-1].points]
-        return self._ended(eps, self._solve(eps, lanes, hopeless))
+        fresh = [branch.fresh(count, self.rng) for branch in self.branches]
+        if not self.levels:
+            return self._ended(eps, self._solve(eps, fresh))
+        led = self._followed(self.levels[-1], eps)
+        # What a larger loss costs. Points that are led may cost more for a while, in narrow valleys.
+        least = [max(FLOOR, points.least) for points in self.levels[-1].points]
+        hopeless = [np.repeat([np.inf, most], [len(old.offset), count]) for old, most in zip(led, least, strict=True)]
+        return self._ended(eps, self._solve(eps, _joined(led, fresh), hopeless))
 
-    def _solve(self, eps: float, lanes: list[Offsets], hopeless: list[float] | None = None, gain=GAIN) -> list[Points]:
+    def _solve(
+        self, eps: float, lanes: list[Offsets], hopeless: list[np.ndarray] | None = None, gain=GAIN
+    ) -> list[Points]:
         return self.search.solve(self.which, eps, self.branches, lanes, hopeless, gain)
 
     def _ended(self, eps: float, found: list[Points]) -> _Level:
@@ -282,15 +285,20 @@ class Descent:
         return _Level(eps, _joined(found, self._solve(eps, best, gain=ENDED)))
 
     def _followed(self, last: _Level, eps: float) -> list[Offsets]:
-        """Where the best points of another eps lead to: a part of the way shows how each coordinate moves."""
+        """Where the best points of another eps lead to, and these points themselves.
+
+        A part of the way shows how each coordinate moves. Where that ends on an edge of the loss it goes no further,
+        so all are also led the plain way, all offsets shrunk alike.
+        """
         now = last.eps * (eps / last.eps) ** PART
         best = [points.best() for points in last.points]
         lanes = [branch.led(points, self.rng) for branch, points in zip(self.branches, best, strict=True)]
         further = self._solve(now, lanes)
-        return [
+        ahead = [
             branch.extrapolated(old, last.eps, new, now, eps, self.rng)
             for branch, old, new in zip(self.branches, best, further, strict=True)
         ]
+        return _joined(ahead, lanes)
 
     def _parameters(self, theta: np.ndarray) -> Parameters:
         return {k: np.asarray(v) for k, v in self.search.fitter.unflatten(theta).items()}

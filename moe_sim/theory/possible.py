@@ -127,6 +127,12 @@ def settled_exponent(found: Modulus) -> float | None:
     return None if settled is None else 1 / (2 * settled[2])
 
 
+def asymptotic_exponent(found: Modulus) -> float | None:
+    """The same, but where local exponents still move by what they tend to; None where they do neither."""
+    settled, limit = settled_exponent(found), None if found.degenerate else _limit(found)
+    return settled if settled is not None or limit is None or limit[0] <= 0 else 1 / (2 * limit[0])
+
+
 def _explains(closure: Closure, row: Row) -> bool:
     """Whether a closure moves the block of a row, in cells of as many atoms."""
     if row.cell is None:

@@ -201,18 +201,18 @@ class Search:
         return np.asarray(weight), np.asarray(location)
 
     def solve(
-        self, which: int, eps: float, branches: list[Branch], lanes: list[Offsets], hopeless: list[float] | None = None,
-        gain: float = GAIN,
+        self, which: int, eps: float, branches: list[Branch], lanes: list[Offsets],
+        hopeless: list[np.ndarray] | None = None, gain: float = GAIN,
     ) -> list[Points]:  # fmt: skip
-        """Follow the lanes of all branches, side by side; hopeless, by branch, and gain: see ``least_on_level``."""
+        """Follow the lanes of all branches, side by side; hopeless, of each, and gain: see ``least_on_level``."""
         counts = [len(part.offset) for part in lanes]
         boxes = [np.repeat(np.stack([branch.box[side] for branch in branches]), counts, axis=0) for side in (0, 1)]
         every = reduce(joined, lanes)
         same = np.ones(len(every.offset), int)
-        given_up = [np.inf] * len(branches) if hopeless is None else hopeless
+        given_up = np.inf * same if hopeless is None else np.concatenate(hopeless)
         found = self._solve(
             self.target,
-            (every.centre, every.offset, eps * same, *boxes, np.repeat(given_up, counts), gain * same, which * same),
+            (every.centre, every.offset, eps * same, *boxes, given_up, gain * same, which * same),
         )
         split = [np.split(v, np.cumsum(counts)[:-1]) for v in (*found, every.starts)]
         return [Points(*parts) for parts in zip(*split, strict=True)]
