@@ -45,6 +45,7 @@ from .plots.rates import plot_rates as plot_rates
 from .rates.judge import judge as judge
 from .rates.verdicts import Verdict as Verdict
 from .simulation.adaptive import run_until as run_until
+from .simulation.predictions import cancellation as cancellation
 from .simulation.predictions import check_model as check_model
 from .simulation.predictions import constants as constants
 from .simulation.predictions import modulus as modulus

@@ -197,6 +197,15 @@ class Model(Part):
         """The representative of parameters that give the same function under a gauge of scale; losses are of it."""
         return params
 
+    def additive(self, atom: Parameters) -> Parameters:
+        """Free coordinates of one atom whose derivatives depend on each other with constant coefficients (see
+        ``theory.dependences``), named arrays; by default its own parameters."""
+        return atom
+
+    def from_additive(self, coordinates: Parameters) -> Parameters:
+        """The atom, without its mass: the inverse of ``additive``."""
+        return coordinates
+
     @property
     def has_canonical(self) -> bool:
         return type(self).canonical is not Model.canonical

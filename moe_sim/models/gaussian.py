@@ -13,8 +13,8 @@ from moe_sim.models.support import Real
 
 WIDER = 4.0  # by default variances range from a fourth of the least true one to four times the largest
 Range = tuple[float, float]
-# rbar(m) of Ho and Nguyen (2016): 4 for m = 2, 6 for m = 3, and at least 7 beyond (arXiv 2305.03288, section 2).
-RBAR = (4.0, 6.0, 7.0)
+# rbar(m) of Ho and Nguyen (2016) in cells of m = 2, 3, ... atoms: 2 m (theory_notes/cancellation.md).
+RBAR = tuple(2.0 * m for m in range(2, 13))
 RBAR_EXPONENTS = (1.0, *RBAR)
 HALF_RBAR_EXPONENTS = (1.0, *(r / 2 for r in RBAR))
 

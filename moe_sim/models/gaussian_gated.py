@@ -84,6 +84,27 @@ class GaussianGated(LinearExperts):
         weight = count / jnp.sum(count)
         return {"weight": weight, "center": center, "covariance": covariance, **self.expert_clusters(tau, x, y)}
 
+    def additive(self, atom):
+        """Means and covariances of (x, y): a normal density obeys the heat equation in them. One output."""
+        slope, covariance = jnp.asarray(atom["slope"]), jnp.asarray(atom["covariance"])
+        cross = covariance @ slope
+        return {
+            "mean_x": jnp.asarray(atom["center"]), "mean_y": atom["intercept"] + slope @ atom["center"],
+            "covariance_xx": covariance[jnp.tril_indices(self.dimension)], "covariance_xy": cross,
+            "covariance_yy": atom["variance"] + slope @ cross,
+        }  # fmt: skip
+
+    def from_additive(self, coordinates):
+        i, j = jnp.tril_indices(self.dimension)
+        half = jnp.zeros((self.dimension,) * 2).at[i, j].set(coordinates["covariance_xx"])
+        covariance = half + jnp.tril(half, -1).T
+        slope = jnp.linalg.solve(covariance, coordinates["covariance_xy"])
+        return {
+            "center": coordinates["mean_x"], "intercept": coordinates["mean_y"] - slope @ coordinates["mean_x"],
+            "covariance": covariance, "slope": slope,
+            "variance": coordinates["covariance_yy"] - slope @ coordinates["covariance_xy"],
+        }  # fmt: skip
+
     def x_mixture(self, params):
         return tuple(jnp.asarray(params[name]) for name in ("weight", "center", "covariance"))
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_sim.errors import InputError
 from moe_sim.losses.voronoi import loss_of
 from moe_sim.rates.verdicts import finite
 from moe_sim.simulation.runner import Results, kept_source
@@ -18,6 +19,8 @@ from moe_sim.study.schema import Claim
 from moe_sim.study.study import Study
 from moe_sim.theory import asymptotics, identifiability
 from moe_sim.theory.asymptotics import Constant, Constants
+from moe_sim.theory.cancellation import Order, order
+from moe_sim.theory.dependences import dependences
 from moe_sim.theory.identifiability import ModelCheck
 from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import Modulus
@@ -89,6 +92,22 @@ def check_model(study: Study) -> ModelCheck:
     """Identifiability of a study's model at its truth, with as many atoms as it fits."""
     p = study.problem
     return identifiability.check_model(p.model, p.truth, p.law, p.options)
+
+
+def cancellation(study: Study, cell: int = 2, atom: int = 1) -> list[Order]:
+    """The ``Order`` of each block of a true atom (from 1) in whose Voronoi cell are so many fitted ones, for densities.
+
+    From the derivative dependences of the density alone, without its modulus. Raises ``InputError`` where these are of
+    a kind for which no system is known (``theory.dependences``).
+
+    >>> [(o.block, o.kappa) for o in cancellation(load_study("input-free-over"), cell=2)]  # doctest: +SKIP
+    [('intercept', 4.0), ('slope', 2.0), ('variance', 2.0)]
+    """
+    p = study.problem
+    if cell < 2:
+        raise InputError(f"cell is {cell}: pass 2 or more, one atom alone hides behind none")
+    system = dependences(p.model, p.truth, p.law, atom)
+    return [order(system, block, cell, most=max(12, 2 * cell + 2)) for block in system.blocks]
 
 
 @dataclass(frozen=True)

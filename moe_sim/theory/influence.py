@@ -30,13 +30,18 @@ def influences(model: Model, truth: Parameters, law: Law | None) -> list[tuple[n
     canonical representative of the truth, whose masses are what its measure says."""
     truth = model.canonical(truth) if model.has_canonical else truth
     target = target_of(model, truth, law)
-    truth = {name: jnp.asarray(value) for name, value in truth.items()}
-    found = []
-    for group, mass in model.masses.items():
-        small = jnp.asarray(model.divided(np.asarray(truth[mass])[0], np.asarray(_TINY), group))
-        for at in places(model, truth, group)[0]:
-            found.append(jax.device_get(_derivatives(target, truth, group, small, jnp.asarray(at))))
-    return found
+    return [
+        derivatives_at(target, group, at) for group in model.groups for at in places(model, truth, group)[0]
+    ]  # fmt: skip
+
+
+def derivatives_at(target: Target, group: str, eta) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """psi (N,), dpsi (N, q) and d2psi (N, q, q) at any eta (q,) for the truth of a target, in the rows of that."""
+    model = target.model
+    truth = {name: jnp.asarray(value) for name, value in target.truth.items()}
+    mass = np.asarray(truth[model.masses[group]])[0]
+    small = jnp.asarray(model.divided(mass, np.asarray(_TINY), group))
+    return jax.device_get(_derivatives(target, truth, group, small, jnp.asarray(eta)))
 
 
 @partial(jax.jit, static_argnames="group")
