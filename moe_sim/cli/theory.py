@@ -15,6 +15,7 @@ from moe_sim.cli.console import RUNS, Json, claimed, computing, fastest, out_con
 
 if TYPE_CHECKING:
     from moe_sim.simulation.predictions import PossibleRates
+    from moe_sim.theory.asymptotics import Information
     from moe_sim.theory.identifiability import ModelCheck, Tangent
     from moe_sim.theory.modulus import Modulus
     from moe_sim.theory.possible import Rate
@@ -90,13 +91,15 @@ def modulus(
 
 @app.command()
 def constants(study: StudyArgument, out: Out = None, as_json: Json = False) -> None:
-    """The predicted mean of each loss for large n, constant included."""
+    """The predicted mean of each loss for large n, constant included; along a path of truths, their information."""
     found = ms.load_study(study)
     with computing():
         predicted = ms.constants(found, out or RUNS / found.name)
     if as_json:
         print(json.dumps({"study": found.name, "digest": found.digest, **predicted.to_json()}))
         return
+    if predicted.path:
+        out_console.print(_path_table(predicted.path))
     if predicted.reason is not None:
         out_console.print(f"no constants: {predicted.reason}", highlight=False)
         return
@@ -110,6 +113,22 @@ def constants(study: StudyArgument, out: Out = None, as_json: Json = False) -> N
     out_console.print(table)
     ties = f"; in {predicted.ties:.1%} of the draws spare atoms fit nothing" if predicted.ties else ""
     out_console.print(f"{predicted.parameters} identified parameters, {predicted.kind} fit{ties}", highlight=False)
+
+
+def _path_table(path: list[Information]) -> Table:
+    """Bounds by size, and from one size to the next their local exponents."""
+    blocks = list(path[0].bounds)
+    table = Table("n", "least eigenvalue", *(f"{block}: bound, n^-" for block in blocks))
+    for before, now in zip([None, *path], path, strict=False):
+        cells = []
+        for block in blocks:
+            local = ""
+            if before is not None:
+                fall = math.log(before.bounds[block] / now.bounds[block]) / math.log(now.n / before.n)
+                local = f"  {fall:.3f}"
+            cells.append(f"{now.bounds[block]:.3g}{local}")
+        table.add_row(f"{now.n:g}", f"{now.least:.2e}", *cells)
+    return table
 
 
 @app.command()

@@ -53,10 +53,9 @@ def likelihood_ratio(results: Results) -> Ratio:
             f"fit.atoms = {problem.options.atoms} for {true_atoms} true atoms: the likelihood ratio of over-specified "
             f"fits has no chi-square law, pass a study with fit.atoms = {true_atoms}"
         )
-    if problem.least_favourable is not None:
+    if problem.moves:
         raise InputError(
-            "sample.truth = 'least-favourable': the truth differs from size to size, pass a study with "
-            "sample.truth = 'given'"
+            "the truth differs from size to size: pass a study with sample.truth = 'given' and without [truth.path]"
         )
     if estimator == "steps":
         raise InputError("fit.estimator = 'steps' is no maximum: pass a study with another estimator")

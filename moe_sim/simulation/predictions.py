@@ -60,10 +60,13 @@ def kept_moduli(out: str | Path) -> list[Modulus]:
 
 
 def constants(study: Study, out: str | Path | None = None) -> Constants:
-    """The predicted ``Constants`` of all losses of a study."""
+    """The predicted ``Constants`` of all losses of a study; where its truth moves by a formula, the information along
+    that path."""
     p, folder = study.problem, _folder(study, out)
     if p.least_favourable is not None:
         return Constants("exact", reason=asymptotics.MOVING)
+    if p.truths:  # not kept: the sizes of a folder may grow
+        return asymptotics.along(p.model, p.truths, p.law, p.options)
     kept = folder.read_json("constants.json") if folder is not None else {}
     if kept.get("version") == VERSION:
         return Constants.from_json(kept["constants"])
@@ -76,8 +79,10 @@ def constants(study: Study, out: str | Path | None = None) -> Constants:
 def constants_of(results: Results) -> Constants:
     """The ``constants`` of a run, as its folder has them, where it has some; nothing is added to it.
 
-    A model from outside is not run for them.
+    A model from outside is not run for them, and none that moves has any.
     """
+    if results.study.problem.truths:
+        return Constants("exact", reason=asymptotics.ALONG)
     folder = results.folder
     if folder is not None and (folder / "constants.json").is_file():
         kept = RunFolder(folder).read_json("constants.json")

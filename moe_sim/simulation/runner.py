@@ -125,7 +125,7 @@ def _fill(
     hidden = _unseen(study, folder)
     kept = {n: folder.kept(n) if folder else set() for n in problem.sizes}
     todo = [(n, index) for n in problem.sizes for index in _missing(problem.replicates, kept[n])]
-    if problem.least_favourable is not None:
+    if problem.moves:
         truths = _moving(problem, truths or (folder.evidence()[1] if folder is not None else {}))
     if folder is not None:
         folder.write_evidence(evidence, truths)
@@ -148,12 +148,12 @@ def _fill(
 def _unseen(study: Study, folder: RunFolder | None) -> dict[str, list[dict[str, Any]]]:
     """What samples of the study's sizes do not see, by loss with a claim on a rate; as the folder has it, if it does.
 
-    Nothing where the truth moves: it goes where it cannot be seen.
+    Nothing where the truth moves: it may go where it cannot be seen.
     """
     problem = study.problem
     claimed = {claim.loss for claim in study.claims if claim.kind != "lower"}
     losses = [loss for loss in problem.losses if loss.name in claimed]
-    if problem.least_favourable is not None or not losses:
+    if problem.moves or not losses:
         return {}
     n = max(problem.sizes)
     kept = folder.read_json("unseen.json") if folder is not None else {}
@@ -238,12 +238,13 @@ def truth_of(study: Study, n: float, truths: Truths) -> Parameters:
 
 def _moving(problem: Problem, known: Truths) -> Truths:
     """The truths of all sizes: the known ones, and what is missing of them."""
-    assert problem.least_favourable is not None
     missing = [n for n in problem.sizes if str(n) not in known]
     if not missing:
         return known
-    parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
-    found = least_favourable(*parts, missing)
+    found = {n: problem.truths[n] for n in missing} if problem.truths else {}
+    if problem.least_favourable is not None:
+        parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
+        found = least_favourable(*parts, missing)
     return known | {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in found.items()}
 
 

@@ -38,7 +38,7 @@ from moe_sim.models.sources import difference
 
 SCHEMA = 1
 _LOCK = ".lock"
-_TRUTHS = "least-favourable"  # where the truths of the sizes stand in evidence.json, beside the losses
+_TRUTHS = "least-favourable"  # where truths that move stand in evidence.json, by size, beside the losses
 _HALVES = (".study.toml", ".provenance.json", ".evidence.json", ".unseen.json", ".model.json")
 _NO_SOURCE: Mapping[str, str] = {}
 _CHUNK = re.compile(r"n(\d+)-r(\d+)-(\d+)-[0-9a-f]{16}\.parquet")

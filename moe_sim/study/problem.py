@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -16,6 +16,7 @@ from moe_sim.models import FAMILIES, coordinates, loading, trial
 from moe_sim.models.base import Atoms, Model, Parameters, Regression
 from moe_sim.models.loading import Outside
 from moe_sim.models.remembered import remembered
+from moe_sim.study.path import tables_along
 from moe_sim.study.schema import FEWEST_SIZES, Claim, FitTable, LawTable, SampleTable
 from moe_sim.study.table import check_names, entries, is_table, need, read
 
@@ -35,11 +36,18 @@ class Problem:
     sizes: list[int]
     replicates: int
     seed: int
-    least_favourable: Loss | None  # the loss along whose least favourable measures the truth goes, None for the given
+    least_favourable: Loss | None = None  # the loss along whose least favourable measures the truth goes
+    truths: dict[int, Parameters] = field(default_factory=dict)  # by size, where formulas say so ([truth.path])
+
+    @property
+    def moves(self) -> bool:
+        """Whether each size has a truth of its own."""
+        return self.least_favourable is not None or bool(self.truths)
 
 
 def build(tables: dict[str, Any], outside: Outside) -> Problem:
     """What a study asks; its tables are there and are tables. outside: what is known of a model outside the package."""
+    path, tables = tables["truth"].get("path"), tables | {"truth": _given(tables["truth"])}
     model, family = _model(tables, outside), str(tables["model"].get("family"))
     foreign = outside.given is not None or bool(loading.named_outside(tables["model"]))
     tried = foreign and not (outside.checked or outside.facts)
@@ -56,7 +64,27 @@ def build(tables: dict[str, Any], outside: Outside) -> Problem:
     claimed = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c]
     losses = _losses(model, claimed)
     moved = None if sample.truth == "given" else _moved_along(losses, claimed)
-    return Problem(model, truth, law, options, losses, mode, sample.sizes, sample.replicates, sample.seed, moved)
+    if path is not None and moved is not None:
+        raise InputError(f"sample.truth = {sample.truth!r} and [truth.path] both move the truth: leave one out")
+    truths = {} if path is None else _along(path, model, tables["truth"], options, sample.sizes)
+    rest = sample.sizes, sample.replicates, sample.seed, moved, truths
+    return Problem(model, truth, law, options, losses, mode, *rest)
+
+
+def _given(truth: dict[str, Any]) -> dict[str, Any]:
+    """[truth] without the formulas of [truth.path]."""
+    return {name: value for name, value in truth.items() if name != "path"}
+
+
+def _along(path: Any, model: Model, given: dict[str, Any], options: FitOptions, sizes: list[int]) -> dict:
+    """The truths of all sizes, each held to what the given one is."""
+    found = {}
+    for n, table in tables_along(path, given, sizes).items():
+        try:
+            found[n] = _truth(model, table, options)
+        except InputError as error:
+            raise InputError(f"truth.path at n = {n}: {error}") from None
+    return found
 
 
 def _model(tables: dict[str, Any], outside: Outside) -> Model:

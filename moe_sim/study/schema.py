@@ -142,6 +142,10 @@ class TruthTable:
     intercept: Any = entry(Array(("K",), ("K", "o")), "intercepts of the experts; o outputs", None, GIVEN, GAUSSIANS)
     slope: Any = entry(Array(("K", "d"), ("K", "o", "d")), "slopes of the experts", None, GIVEN, GAUSSIANS)
     variance: Any = entry(Array(("K",), ("K", "o")), "variances of the experts", None, GIVEN, GAUSSIANS)
+    path: Any = entry(
+        Table(), "formulas of the size n for some of them, where the truth moves: `slope = \"slope0 * (1 + "
+        'n**(-1/8))"`, slope0 the given one', None, "none",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ EDGE = (
 UNIDENTIFIED = "the information is singular in a direction that moves the measure: the parameters are not identified"
 DEPENDENT = "second derivatives are linear combinations of first ones: the cone is not of second order; see check-model"
 MOVING = "sample.truth = 'least-favourable': each size has a truth of its own, with as many atoms as are fitted"
+ALONG = "the truth moves with n, and so does what constants are about: see the information along its path"
 COMMON = "parameters common to all atoms are fitted too: their limit with spare atoms is not worked out"
 
 
@@ -76,11 +77,29 @@ class Constant:
 
 
 @dataclass(frozen=True)
+class Information:
+    """Of n observations at the truth of size n, with as many atoms as it has: the Cramer-Rao bounds, in units of the
+    parameters.
+
+    least: the least eigenvalue of the information of one observation, gauges left out, in coordinates in which its
+    diagonal is 1. bounds: by block (``mass`` for log-weights), root of the sum of the bounds on variances.
+    """
+
+    n: int
+    least: float
+    bounds: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"n": self.n, "least": self.least, "bounds": self.bounds}
+
+
+@dataclass(frozen=True)
 class Constants:
     """kind: ``exact`` or ``over``. parameters: identified ones, the dimension of the tangent cone's span.
 
     reason: why nothing is predicted, and then there are no constants. ties: share of draws in which spare atoms fit
     nothing, so that they sit on any true atom, at the fitter's whim; constants take all such ways as equally likely.
+    path: where the truth moves by a formula of n, the information at each size in place of constants.
     """
 
     kind: str
@@ -88,6 +107,7 @@ class Constants:
     reason: str | None = None
     constants: list[Constant] = field(default_factory=list)
     ties: float = 0.0
+    path: list[Information] = field(default_factory=list)
 
     def __getitem__(self, loss: str) -> Constant:
         """The constant of the loss of this name."""
@@ -96,13 +116,27 @@ class Constants:
     @staticmethod
     def from_json(told: dict[str, Any]) -> Constants:
         """The constants that ``to_json`` told of."""
-        return Constants(**told | {"constants": [Constant(**c) for c in told["constants"]]})
+        constants = [Constant(**c) for c in told["constants"]]
+        return Constants(**told | {"constants": constants, "path": [Information(**i) for i in told.get("path", [])]})
 
     def to_json(self) -> dict[str, Any]:
         return {
             "kind": self.kind, "parameters": self.parameters, "reason": self.reason, "ties": self.ties,
-            "constants": [c.to_json() for c in self.constants],
+            "constants": [c.to_json() for c in self.constants], "path": [i.to_json() for i in self.path],
         }  # fmt: skip
+
+
+def along(model: Model, truths: dict[int, Parameters], law: Law | None, options: FitOptions) -> Constants:
+    """The ``Information`` at the truth of each size, to the first one where there is none, and why."""
+    found: list[Information] = []
+    for n, truth in truths.items():
+        at = Neighbourhood(model, truth, law)
+        reason = at.reason(options)
+        if reason is not None:
+            return Constants("exact", reason=f"n = {n}: {reason}", path=found)
+        bounds = {name or "mass": float(np.linalg.norm(v) / np.sqrt(n)) for name, v in at.changes(at.root()).items()}
+        found.append(Information(n, at.least_eigenvalue(), bounds))
+    return Constants("exact", reason=ALONG, path=found)
 
 
 def constants(model: Model, truth: Parameters, law: Law | None, options: FitOptions, losses: list[Loss]) -> Constants:
@@ -158,6 +192,11 @@ class Neighbourhood:
                 change = np.asarray(without_translation(rows, movable)).reshape(change.shape)
             found[name] = change
         return found
+
+    def least_eigenvalue(self) -> float:
+        """Of G, its diagonal scaled to 1, in the directions that data tell apart."""
+        singular = np.linalg.svd(self.scores / cone.lengths(self.scores), compute_uv=False)
+        return float(singular[self.kept.shape[1] - 1] ** 2)
 
     def gram(self) -> np.ndarray:
         """G: the Gram matrix of the scores of one observation, (P, P)."""

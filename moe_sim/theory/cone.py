@@ -31,6 +31,7 @@ from moe_sim.models.base import Model, Parameters
 from moe_sim.solvers.trust_region import trust_region
 from moe_sim.theory.influence import influences, places
 
+_ZERO = 1e-15  # length of a column, relative to the longest, below which there is only rounding in it
 DEPENDENT = 1e-8  # singular value, relative to the largest, below which columns of unit length are dependent
 SAME_DISTANCE = 1e-9  # half squared distances this close are the same: M = 0 fits as well in every cell
 _CANDIDATES, _STARTS = 256, 4  # directions of M tried for each draw, and the best of them that are followed
@@ -51,10 +52,15 @@ def cone_features(model: Model, truth: Parameters, law: Law | None) -> tuple[np.
     return np.concatenate(first, axis=1), np.concatenate(second, axis=1)
 
 
+def lengths(columns: np.ndarray) -> np.ndarray:
+    """Norms (P,) of columns (N, P), 1 where a column is zero to rounding beside the largest: it tells nothing apart."""
+    found = np.linalg.norm(columns, axis=0)
+    return np.where(found > _ZERO * np.max(found, initial=0.0), found, 1.0)
+
+
 def rank_split(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Directions v (P, r) that columns (N, P) tell apart and (P, P - r) with columns @ v = 0 to rounding."""
-    scale = np.linalg.norm(columns, axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = lengths(columns)
     triangle = np.asarray(np.linalg.qr(columns / scale, mode="r"))
     _, singular, rows = np.linalg.svd(triangle)
     rank = int(np.sum(singular > DEPENDENT * max(singular[0], 1e-300)))

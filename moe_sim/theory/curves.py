@@ -11,6 +11,7 @@ import numpy as np
 from moe_sim.fitting.multistart import Fitter
 from moe_sim.models.base import Model
 from moe_sim.models.coordinates import element
+from moe_sim.theory.cone import lengths
 from moe_sim.theory.search import SAME_FUNCTION
 
 RANK = 1e-8  # relative singular value below which there is dependence
@@ -32,7 +33,7 @@ class NullDirections(NamedTuple):
 
 def null_directions(model: Model, fitter: Fitter, jacobian: np.ndarray, centre, owner: np.ndarray) -> NullDirections:
     """jacobian (N, P) of residuals at centre (P,), where fitted atom i sits on true atom owner[i]."""
-    length = np.maximum(np.linalg.norm(jacobian, axis=0), 1e-300)
+    length = lengths(jacobian)
     _, singular, rows = np.linalg.svd(np.linalg.qr(jacobian / length, mode="r"))
     singular = singular / singular[0]
     rank = int(np.sum(singular > RANK))

@@ -26,6 +26,7 @@ from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.distances import target_near
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.closure import Closure, closures
+from moe_sim.theory.cone import lengths
 from moe_sim.theory.curves import CURVED, RANK, combination, coordinates, echelon, followed, null_directions
 from moe_sim.theory.influence import atom_names, influences
 from moe_sim.theory.search import owners, residuals_near, ways
@@ -125,7 +126,7 @@ def _curvature(value, J: np.ndarray, centre, moving: np.ndarray) -> float | None
         return None
     basis = jnp.asarray(moving)
     second = np.asarray(jax.jit(jax.jacfwd(jax.jacfwd(lambda a: value(centre + a @ basis))))(jnp.zeros(k)))
-    u, s, _ = np.linalg.svd(J / np.maximum(np.linalg.norm(J, axis=0), 1e-300), full_matrices=False)
+    u, s, _ = np.linalg.svd(J / lengths(J), full_matrices=False)
     tangents = u[:, s > RANK * s[0]]
     second = second.reshape(len(J), -1)
     whole, rest = (

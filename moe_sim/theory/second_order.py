@@ -12,6 +12,7 @@ from scipy.optimize import least_squares
 
 from moe_sim.data.covariates import Law
 from moe_sim.models.base import Model, Parameters
+from moe_sim.theory.cone import lengths
 from moe_sim.theory.curves import RANK, combination
 from moe_sim.theory.influence import atom_names, influences, places
 
@@ -50,7 +51,7 @@ def second_order(model: Model, truth: Parameters, law: Law | None) -> list[Secon
         known.append((names, symmetric.T @ curve @ symmetric))
         columns.append(np.column_stack([psi, slope @ symmetric]))
     span = np.concatenate(columns, axis=1)
-    u, s, _ = np.linalg.svd(span / np.maximum(np.linalg.norm(span, axis=0), 1e-300), full_matrices=False)
+    u, s, _ = np.linalg.svd(span / lengths(span), full_matrices=False)
     tangents = u[:, s > RANK * s[0]]
     found = []
     for j in np.flatnonzero(model.divisible(truth)):
