@@ -77,23 +77,41 @@ def cells_of(
     return Cells(x[order], y[order], (mass / mass.sum())[order], log_p[order])
 
 
+def with_density(model: Density, params: Parameters, cells: Cells) -> Cells:
+    """The same cells with the probabilities and log-densities that other parameters give them."""
+    log_density = np.asarray(log_densities(model, params, cells.x, cells.y))
+    return cells._replace(
+        probability=cells.probability * np.exp(log_density - cells.log_density), log_density=log_density
+    )
+
+
 def counted_samples(cells: Cells, n: int, seeds: list[np.random.SeedSequence]) -> CountedSample:
     """One exact sample of size n a seed, stacked: counts ~ Multinomial(n, probability), occupied cells only.
 
     NumPy arrays. Where there are few cells all sizes have one shape, so that one compilation serves them.
     """
-    draws = [np.random.Generator(np.random.Philox(seed)).multinomial(n, cells.probability) for seed in seeds]
+    return _counted(cells, n, [
+        np.random.Generator(np.random.Philox(seed)).multinomial(n, cells.probability) for seed in seeds
+    ])  # fmt: skip
+
+
+def expected_counts(cells: Cells, n: float) -> CountedSample:
+    """The mean of samples of size n, one of them: counts need not be whole."""
+    return _counted(cells, n, [n * cells.probability])
+
+
+def _counted(cells: Cells, n: float, draws: list[np.ndarray]) -> CountedSample:
     chunks = np.array([-(-np.count_nonzero(count) // ROWS_PER_CHUNK) for count in draws])
     every = -(-len(cells.probability) // ROWS_PER_CHUNK)
     capacity = min(every, max(_FEW_CHUNKS, 1 << int(chunks.max() - 1).bit_length()))
     columns = cells.x, cells.y, None, cells.log_density
-    found = [np.zeros((len(seeds), capacity * ROWS_PER_CHUNK, *(() if v is None else v.shape[1:]))) for v in columns]
+    found = [np.zeros((len(draws), capacity * ROWS_PER_CHUNK, *(() if v is None else v.shape[1:]))) for v in columns]
     for r, count in enumerate(draws):
         seen = np.flatnonzero(count)
         for kept, values in zip(found, columns, strict=True):
             kept[r, : len(seen)] = (count if values is None else values)[seen]
-    x, y, weight, reference = (v.reshape(len(seeds), capacity, ROWS_PER_CHUNK, *v.shape[2:]) for v in found)
-    return CountedSample(x, y, weight, reference, chunks, np.full(len(seeds), float(n)))
+    x, y, weight, reference = (v.reshape(len(draws), capacity, ROWS_PER_CHUNK, *v.shape[2:]) for v in found)
+    return CountedSample(x, y, weight, reference, chunks, np.full(len(draws), float(n)))
 
 
 def _points_of(law: Law) -> tuple[np.ndarray, np.ndarray]:

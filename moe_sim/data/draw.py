@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.data.cells import Cells, cells_of, counted_samples
+from moe_sim.data.cells import Cells, cells_of, counted_samples, expected_counts
 from moe_sim.data.covariates import Law
 from moe_sim.data.samples import StoredSample, StreamedSample, at
 from moe_sim.errors import InputError
@@ -44,6 +44,18 @@ def mean_samples(model: Regression, truth, law: Law, n: int, seeds: list[np.rand
         y[r] = mean + rng.normal(size=mean.shape) * (model.noise / np.sqrt(np.maximum(count[r], 1.0)))[:, None]
     x = np.broadcast_to(points, (len(seeds), *points.shape))
     return StoredSample(*(v[:, None] for v in (x, y, count)))
+
+
+def population(model: Model, truth, law: Law | None, n: float, cells: Cells | None = None):
+    """The mean of exact samples of size n, stacked as one sample: fits of it are those of the population.
+
+    cells: of a density.
+    """
+    if cells is not None:
+        return expected_counts(cells, n)
+    assert law is not None and isinstance(model, Regression)
+    points, mass = law.nodes()
+    return StoredSample(*(np.asarray(v)[None, None] for v in (points, means(model, truth, points), n * mass)))
 
 
 class Source(Part):

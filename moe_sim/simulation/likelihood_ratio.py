@@ -55,7 +55,7 @@ def likelihood_ratio(results: Results) -> Ratio:
         )
     if problem.moves:
         raise InputError(
-            "the truth differs from size to size: pass a study with sample.truth = 'given' and without [truth.path]"
+            "the truth moves or is not what is fitted: pass a study with sample.truth = 'given' and no [truth.path]"
         )
     if estimator == "steps":
         raise InputError("fit.estimator = 'steps' is no maximum: pass a study with another estimator")

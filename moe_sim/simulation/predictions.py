@@ -26,6 +26,7 @@ from moe_sim.theory.minimax import assumption, least_risk
 from moe_sim.theory.modulus import Modulus
 from moe_sim.theory.modulus import modulus as search
 from moe_sim.theory.possible import Rate, asymptotic_exponent, rate, rows
+from moe_sim.theory.projection import projection
 
 VERSION = 1  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
 
@@ -39,7 +40,7 @@ def modulus(
     losses: names; by default those that the study claims something of, but for the function's own, or else ``voronoi``.
     Ctrl-C loses the loss in hand at most. Raises ``InputError`` for a name that is no loss.
     """
-    p = study.problem
+    p = _inside(study).problem
     claimed = list(dict.fromkeys(c.loss for c in study.claims if c.loss != "function"))
     names = dict.fromkeys(losses or claimed or ["voronoi"])
     wanted = [loss_of(p.model, name, "loss") for name in names]
@@ -65,6 +66,9 @@ def constants(study: Study, out: str | Path | None = None) -> Constants:
     p, folder = study.problem, _folder(study, out)
     if p.least_favourable is not None:
         return Constants("exact", reason=asymptotics.MOVING)
+    if p.projected:
+        nearest = projection(p.model, p.truth, p.law, p.options)
+        return Constants("exact", reason=asymptotics.PROJECTED.format(nearest.risk, nearest.least))
     if p.truths:  # not kept: the sizes of a folder may grow
         return asymptotics.along(p.model, p.truths, p.law, p.options)
     kept = folder.read_json("constants.json") if folder is not None else {}
@@ -81,7 +85,7 @@ def constants_of(results: Results) -> Constants:
 
     A model from outside is not run for them, and none that moves has any.
     """
-    if results.study.problem.truths:
+    if results.study.problem.truths or results.study.problem.projected:
         return Constants("exact", reason=asymptotics.ALONG)
     folder = results.folder
     if folder is not None and (folder / "constants.json").is_file():
@@ -95,7 +99,7 @@ def constants_of(results: Results) -> Constants:
 
 def check_model(study: Study) -> ModelCheck:
     """Identifiability of a study's model at its truth, with as many atoms as it fits."""
-    p = study.problem
+    p = _inside(study).problem
     return identifiability.check_model(p.model, p.truth, p.law, p.options)
 
 
@@ -113,6 +117,16 @@ def cancellation(study: Study, cell: int = 2, atom: int = 1) -> list[Order]:
         raise InputError(f"cell is {cell}: pass 2 or more, one atom alone hides behind none")
     system = dependences(p.model, p.truth, p.law, atom)
     return [order(system, block, cell, most=max(12, 2 * cell + 2)) for block in system.blocks]
+
+
+def _inside(study: Study) -> Study:
+    """The study, unless it is about a projection. Raises ``InputError``."""
+    if study.problem.projected:
+        raise InputError(
+            "sample.truth = 'projection': this is about a truth that fits may reach, pass sample.truth = 'given' (the "
+            "Hessian at the projection is told by moe-sim constants)"
+        )
+    return study
 
 
 @dataclass(frozen=True)

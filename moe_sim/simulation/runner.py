@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_sim.data.cells import cells_of
+from moe_sim.data.cells import cells_of, with_density
 from moe_sim.data.draw import sampler
 from moe_sim.data.samples import at as samples_at
 from moe_sim.errors import InputError
@@ -37,6 +37,7 @@ from moe_sim.solvers.solution import Status
 from moe_sim.study.controls import CONTROLS, control, names
 from moe_sim.study.study import Problem, Study
 from moe_sim.theory.least_favourable import least_favourable
+from moe_sim.theory.projection import projection
 from moe_sim.theory.two_point import two_point
 from moe_sim.theory.unseen import unseen
 
@@ -245,6 +246,9 @@ def _moving(problem: Problem, known: Truths) -> Truths:
     if problem.least_favourable is not None:
         parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
         found = least_favourable(*parts, missing)
+    if problem.projected:
+        nearest = projection(problem.model, problem.truth, problem.law, problem.options).parameters
+        found = dict.fromkeys(missing, nearest)
     return known | {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in found.items()}
 
 
@@ -258,14 +262,16 @@ class _Machine(NamedTuple):
 
 
 def _machine(problem: Problem, truth: Parameters) -> _Machine:
+    """truth: what losses are from, and samples too but for a projection, whose samples are those of the given one."""
     fitter = Fitter(problem.model, truth, problem.options)
-    cells = None
+    drawn, cells, of_losses = problem.truth if problem.projected else truth, None, None
     if isinstance(problem.model, Density) and problem.mode == "exact":
-        atoms = problem.model.sizes_of(truth)
+        atoms = problem.model.sizes_of(drawn)
         lower, _ = problem.model.bounds(atoms, problem.options.bound, problem.options.bias_bound)
-        cells = cells_of(problem.model, truth, problem.law, lower)
-    losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms, cells)
-    samples = sampler(problem.model, truth, problem.law, problem.mode, cells)
+        cells = cells_of(problem.model, drawn, problem.law, lower)
+        of_losses = with_density(problem.model, truth, cells) if problem.projected else cells
+    losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms, of_losses)
+    samples = sampler(problem.model, drawn, problem.law, problem.mode, cells)
     return _Machine(truth, fitter, losses, samples)
 
 

@@ -38,11 +38,12 @@ class Problem:
     seed: int
     least_favourable: Loss | None = None  # the loss along whose least favourable measures the truth goes
     truths: dict[int, Parameters] = field(default_factory=dict)  # by size, where formulas say so ([truth.path])
+    projected: bool = False  # whether losses are those from the best measure of as many atoms as are fitted
 
     @property
     def moves(self) -> bool:
-        """Whether each size has a truth of its own."""
-        return self.least_favourable is not None or bool(self.truths)
+        """Whether losses are not those from the given truth: each size has its own, or all a projection."""
+        return self.least_favourable is not None or bool(self.truths) or self.projected
 
 
 def build(tables: dict[str, Any], outside: Outside) -> Problem:
@@ -54,7 +55,8 @@ def build(tables: dict[str, Any], outside: Outside) -> Problem:
     if tried:
         trial.check_declared(model)
     options = _fit(tables["fit"], model, family)
-    truth = _truth(model, tables["truth"], options)
+    projected = tables["sample"].get("truth") == "projection"
+    truth = _truth(model, tables["truth"], options, fewer=projected)
     law = _law(tables, model)
     if tried:
         trial.check_values(model, truth, law)
@@ -63,11 +65,13 @@ def build(tables: dict[str, Any], outside: Outside) -> Problem:
     _enough_points(model, law, options, tables)
     claimed = [c["loss"] for c in tables.get("claim", []) if isinstance(c, dict) and "loss" in c]
     losses = _losses(model, claimed)
-    moved = None if sample.truth == "given" else _moved_along(losses, claimed)
-    if path is not None and moved is not None:
+    moved = _moved_along(losses, claimed) if sample.truth == "least-favourable" else None
+    if projected and not isinstance(model, Regression) and mode != "exact":
+        raise InputError("sample.truth = 'projection' of a density is found on its cells: pass sample.mode = 'exact'")
+    if path is not None and sample.truth != "given":
         raise InputError(f"sample.truth = {sample.truth!r} and [truth.path] both move the truth: leave one out")
     truths = {} if path is None else _along(path, model, tables["truth"], options, sample.sizes)
-    rest = sample.sizes, sample.replicates, sample.seed, moved, truths
+    rest = sample.sizes, sample.replicates, sample.seed, moved, truths, projected
     return Problem(model, truth, law, options, losses, mode, *rest)
 
 
@@ -247,7 +251,8 @@ def _atoms(table: dict[str, Any], model: Model) -> Atoms:
     return {group: whole(f"fit.atoms.{group}", need("fit.atoms", value, group), 1) for group in groups}
 
 
-def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Parameters:
+def _truth(model: Model, table: dict[str, Any], options: FitOptions, fewer: bool = False) -> Parameters:
+    """The parameters of a [truth] table; fewer: whether fewer atoms than these may be fitted."""
     declared = model.parameters()
     check_names("truth", table, set(declared))
     sizes = {}
@@ -256,7 +261,7 @@ def _truth(model: Model, table: dict[str, Any], options: FitOptions) -> Paramete
         sizes[group] = len(array(f"truth.{mass}", need("truth", table, mass), (None,)))
         if sizes[group] == 0:
             raise InputError(f"truth.{mass} is empty: a truth has at least one atom")
-        if fitted < sizes[group]:
+        if fitted < sizes[group] and not fewer:
             name = "fit.atoms" if len(model.groups) == 1 else f"fit.atoms.{group}"
             raise InputError(
                 f"{name} = {fitted} is fewer than the {sizes[group]} true atoms: pass at least {sizes[group]}"
@@ -297,7 +302,11 @@ def read_claim(index: int, table: Any, problem: Problem) -> Claim:
         raise InputError(f"{where}.window = [{low:g}, {high:g}]: pass the smaller size first")
     model, atoms = problem.model, problem.options.atoms
     asked = max((loss.least_cell for loss in problem.losses if loss.name == found.loss), default=1)
-    most = model.most_in_a_cell(problem.truth, atoms)
+    if problem.projected and found.kind == "lower":
+        raise InputError(f"{where}.kind = 'lower' is shown by measures near the truth: leave it out of a projection")
+    most = 1 if problem.projected else model.most_in_a_cell(problem.truth, atoms)
+    if asked > most and problem.projected:
+        raise InputError(f"{where}.loss = {found.loss!r} is about shared cells: a projection has as many atoms as fits")
     if asked > most:
         raise InputError(
             f"{where}.loss = {found.loss!r} is not defined here: no cell has {asked} atoms where {model.total(atoms)} "

@@ -30,7 +30,7 @@ OPTIMIZERS = ("adam", "sgd", "lbfgs")
 LAWS = ("grid", "uniform", "normal", "linspace", "tokens")
 SIDES = ("grid", "linspace", "uniform")
 MODES = ("exact", "iid")
-TRUTHS = ("given", "least-favourable")
+TRUTHS = ("given", "least-favourable", "projection")
 KINDS = ("upper", "exact", "lower")
 MARKS = ("read", "recalled", "ours")
 STRUCTURES = ("independent", "shared-linear", "shared-network")
@@ -218,7 +218,8 @@ class SampleTable:
     seed: int = entry(Whole(0, 2**63 - 1), "seed of all samples and starts", 0)
     truth: str = entry(
         Choice(TRUTHS), "`least-favourable`: at each n as far from the given one, in the loss of the first claim, as n "
-        "observations cannot tell", "given",
+        "observations cannot tell; `projection`: losses from the best measure of `fit.atoms` atoms, which may be fewer "
+        "than the truth has", "given",
     )  # fmt: skip
 
 

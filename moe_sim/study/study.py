@@ -83,7 +83,7 @@ class Study:
         """
         problem, model = self.problem, self.problem.model
         lower, upper = model.bounds(problem.options.atoms, problem.options.bound, problem.options.bias_bound)
-        most = model.total(problem.options.atoms) - model.count(problem.truth) + 1  # atoms of a cell
+        most = max(1, model.total(problem.options.atoms) - model.count(problem.truth) + 1)  # atoms of a cell
         largest = 1.0
         for block, powers in loss.exponents:
             if block in lower:

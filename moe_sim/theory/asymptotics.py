@@ -48,6 +48,10 @@ UNIDENTIFIED = "the information is singular in a direction that moves the measur
 DEPENDENT = "second derivatives are linear combinations of first ones: the cone is not of second order; see check-model"
 MOVING = "sample.truth = 'least-favourable': each size has a truth of its own, with as many atoms as are fitted"
 ALONG = "the truth moves with n, and so does what constants are about: see the information along its path"
+PROJECTED = (
+    "fits come to a projection of the truth, whose risk is {:.3g} above that of the truth; the least eigenvalue of the "
+    "Hessian of the risk there, its diagonal scaled to 1, is {:.2e}"
+)
 COMMON = "parameters common to all atoms are fitted too: their limit with spare atoms is not worked out"
 
 

@@ -1,0 +1,146 @@
+"""The best measure of k atoms where the truth is not among them: what fits of k atoms converge to (White 1982).
+
+The projection makes the population risk least: the mean squared distance of functions over 2 noise^2 of a regression,
+the Kullback-Leibler divergence of a density. Where its Hessian there is regular, fits come near it at n^-1/2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moe_sim.data.cells import cells_of
+from moe_sim.data.covariates import Law
+from moe_sim.data.draw import means, population
+from moe_sim.data.quadrature import log_densities
+from moe_sim.errors import InputError
+from moe_sim.fitting.measured import LossFunction
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions, estimators
+from moe_sim.losses.voronoi import loss_of
+from moe_sim.models.base import Density, Model, Parameters, Regression
+from moe_sim.theory.cone import DEPENDENT
+
+SIZE = 1e10  # of the mean sample that is fitted: tolerances of fits are in units of log-likelihood
+STARTS, ROUNDS = 32, 4
+NEAR_RISK, SAME_RISK = 1e-6, 1e-9  # part of the least risk by which that of a start exceeds it, at first and polished
+ELSEWHERE = 1e-2  # distance of measures from which two are not one, of which the solver saw the end only
+CONTAINED = 1e-13  # risk that is none
+_NEWTON = 20
+
+
+@dataclass(frozen=True)
+class Projection:
+    """parameters: those of the best measure. risk: of one observation there, above that of the truth. least: the least
+    eigenvalue of its Hessian in free coordinates, its diagonal scaled to 1, gauges left out. agreeing: starts of all
+    ``starts`` that came there."""
+
+    parameters: Parameters
+    risk: float
+    least: float
+    agreeing: int
+    starts: int
+
+
+def projection(model: Model, truth: Parameters, law: Law | None, options: FitOptions) -> Projection:
+    """The ``Projection`` of a truth on measures of ``options.atoms`` atoms, by fits of the population from many starts
+    and Newton's steps.
+
+    Raises ``InputError`` where these measures contain the truth, where the projection lies on the edge of the parameter
+    set, and where several projections are equally good.
+    """
+    cells = None
+    if isinstance(model, Density):
+        lower, _ = model.bounds(model.sizes_of(truth), options.bound, options.bias_bound)
+        cells = cells_of(model, truth, law, lower)
+    plain = replace(options, estimator=estimators(model)[0], start="data", starts=STARTS, budget=1, spread=None,
+                    spread_exponent=0.0, solver={}, max_iterations=300)  # fmt: skip
+    fitter = Fitter(model, None, plain)
+    sample = population(model, truth, law, SIZE, cells)
+    lanes = [fitter.fit(sample, [np.random.SeedSequence([1, k])]).lanes for k in range(ROUNDS)]
+    theta = np.concatenate([np.asarray(part.solution.theta) for part in lanes])
+    risk = _risk(model, truth, law, fitter.unflatten, cells)
+    return _best(model, law, plain, fitter, risk, theta)
+
+
+def _best(model: Model, law, options: FitOptions, fitter: Fitter, risk: Callable, theta: np.ndarray) -> Projection:
+    risks = np.array([float(risk(t)) for t in theta])
+    best = _newton(risk, theta[np.argmin(risks)], fitter)
+    least = float(risk(best))
+    if least < CONTAINED:
+        raise InputError(
+            f"sample.truth = 'projection': fit.atoms = {options.atoms} atoms give the truth itself (risk {least:.0e}), "
+            "pass sample.truth = 'given', or fewer atoms"
+        )
+    lower, upper = np.asarray(fitter.lower), np.asarray(fitter.upper)
+    on = (best - lower < 1e-6 * (upper - lower)) | (upper - best < 1e-6 * (upper - lower))
+    if np.any(on):
+        raise InputError(
+            f"sample.truth = 'projection': the best measure of {options.atoms} atoms lies on the bound of "
+            f"{_names(fitter)[int(np.argmax(on))]}, raise fit.bound or fit.bias_bound"
+        )
+    params = {name: np.asarray(value) for name, value in fitter.unflatten(best).items()}
+    close = theta[risks <= least * (1 + NEAR_RISK)]
+    apart = LossFunction(model, params, law, [loss_of(model, "voronoi:r=1")], options.atoms)(close)["voronoi:r=1"]
+    other = _newton(risk, close[np.argmax(apart)], fitter)
+    if np.max(apart) > ELSEWHERE and float(risk(other)) <= least * (1 + SAME_RISK):
+        named = fitter.unflatten(other).items()
+        told = "; ".join(f"{name} = {np.round(np.asarray(v), 4).tolist()}" for name, v in named)
+        raise InputError(
+            f"sample.truth = 'projection': another measure of {options.atoms} atoms is as good ({told}), so the loss "
+            "to the best one is not defined: move the truth"
+        )
+    return Projection(params, least, _least_eigenvalue(risk, best), int(np.sum(apart < ELSEWHERE)), len(theta))
+
+
+def _risk(model: Model, truth: Parameters, law: Law | None, unflatten: Callable, cells) -> Callable:
+    """theta (P,) to the risk of one observation, above that of the truth."""
+    if isinstance(model, Regression):
+        assert law is not None
+        points, mass = map(jnp.asarray, law.nodes())
+        known = means(model, truth, points)
+
+        def of_regression(theta):
+            gap = means(model, unflatten(theta), points) - known
+            return jnp.sum(mass[:, None] * gap**2) / (2 * model.noise**2)
+
+        return jax.jit(of_regression)
+    x, y, mass, log_density = map(jnp.asarray, cells)
+
+    def of_density(theta):
+        return mass @ (log_density - log_densities(model, unflatten(theta), x, y))
+
+    return jax.jit(of_density)
+
+
+def _newton(risk: Callable, theta: np.ndarray, fitter: Fitter) -> np.ndarray:
+    """Newton's steps within the box, as long as they lower the slope of the risk, whose own digits end early, and do
+    not raise it; gauges stay."""
+    slope, bend = jax.jit(jax.grad(risk)), jax.jit(jax.hessian(risk))
+    at, lower, upper = theta, np.asarray(fitter.lower), np.asarray(fitter.upper)
+    for _ in range(_NEWTON):
+        step = np.linalg.lstsq(np.asarray(bend(at)), -np.asarray(slope(at)), rcond=1e-11)[0]
+        ahead = np.clip(at + step, lower, upper)
+        falls = np.linalg.norm(slope(ahead)) < np.linalg.norm(slope(at))
+        if not falls or float(risk(ahead)) > float(risk(at)) * (1 + SAME_RISK):
+            return at
+        at = ahead
+    return at
+
+
+def _least_eigenvalue(risk: Callable, theta: np.ndarray) -> float:
+    hessian = np.asarray(jax.jit(jax.hessian(risk))(theta))
+    unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    values = np.linalg.eigvalsh(hessian * np.outer(unit, unit))
+    return float(values[np.abs(values) > DEPENDENT**1.5 * np.max(np.abs(values))][0])
+
+
+def _names(fitter: Fitter) -> list[str]:
+    """The free coordinate that each entry of theta belongs to."""
+    numbered = fitter.unflatten_free(np.arange(len(np.asarray(fitter.lower)), dtype=float))
+    found = {int(i): name for name, value in numbered.items() for i in np.ravel(np.asarray(value))}
+    return [found[i] for i in range(len(found))]
