@@ -6,6 +6,7 @@ from .data.covariates import Law as Law
 from .data.covariates import Linspace as Linspace
 from .data.covariates import Normal as Normal
 from .data.covariates import Quadrature as Quadrature
+from .data.covariates import Ring as Ring
 from .data.covariates import Tokens as Tokens
 from .data.covariates import Uniform as Uniform
 from .data.draw import draw as draw

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from models import MODELS, every, means, prefix
 from scipy import stats
 
-from moe_sim.data.covariates import Grid, Linspace, Normal, Quadrature, Tokens, Uniform
+from moe_sim.data.covariates import Grid, Linspace, Normal, Quadrature, Ring, Tokens, Uniform, build_law
 from moe_sim.data.draw import Source, draw, exact_samples, streamed_samples
 from moe_sim.data.samples import ROWS_PER_CHUNK, Subsample, at, empty, keep, kept, stored
 from moe_sim.errors import InputError
@@ -65,20 +65,40 @@ class TestLaws:
         [
             Grid(2, -1.0, 2.0, 4),
             Uniform(2, -1.0, 2.0),
+            Ring(0.5, 2.0),
             Normal(2, 0.5, 2.0),
             Quadrature(Normal(2, 0.5, 2.0, 3)),
             Tokens(np.array([[0.5, 1.0], [-1.0, 2.0], [0.5, 1.0], [3.0, -0.2], [0.1, 0.4]])),
         ],
-        ids=["grid", "uniform", "normal", "quadrature", "tokens"],
+        ids=["grid", "uniform", "ring", "normal", "quadrature", "tokens"],
     )
     def test_draws_have_the_moments_that_the_nodes_give(self, law):
-        """Means of x_i, x_i^2, x_i^3, x_1 x_2, 7 z-scores a law: false-alarm rate 35 * 4e-6 < 2e-4 (|z| < 4.6)."""
+        """Means of x_i, x_i^2, x_i^3, x_1 x_2, 7 z-scores a law: false-alarm rate 42 * 4e-6 < 2e-4 (|z| < 4.6)."""
         x = np.asarray(law.draw(jax.random.key(1), 20_000))
         assert x.shape == (20_000, 2)
         points, weights = law.nodes()
         of = lambda v: np.column_stack([v, v**2, v**3, v[:, 0] * v[:, 1]])  # noqa: E731
         z = (of(x).mean(0) - weights @ of(points)) / (of(x).std(0) / np.sqrt(len(x)))
         assert np.max(np.abs(z)) < 4.6
+
+    @pytest.mark.parametrize("inner, outer", [(0.0, 2.0), (0.5, 2.0), (1.5, 1.5)])
+    def test_rings_integrate_polynomials(self, inner, outer):
+        """E |x|^(2k) = mean of t^k over t in [inner^2, outer^2]; around, cos^2 and cos^4 have means 1/2 and 3/8."""
+        points, weights = Ring(inner, outer, 5).nodes()
+        square = np.sum(points**2, axis=1)
+        assert weights.sum() == pytest.approx(1.0) and np.all(square <= outer**2 * (1 + 1e-12))
+
+        def moment(k):
+            if inner == outer:
+                return outer ** (2 * k)
+            return (outer ** (2 * k + 2) - inner ** (2 * k + 2)) / ((k + 1) * (outer**2 - inner**2))
+
+        for k in range(5):
+            assert weights @ square**k == pytest.approx(moment(k), rel=1e-12)
+        assert weights @ points[:, 0] ** 2 == pytest.approx(moment(1) / 2, rel=1e-12)
+        assert weights @ points[:, 1] ** 4 == pytest.approx(3 / 8 * moment(2), rel=1e-12)
+        x = np.asarray(Ring(inner, outer).draw(jax.random.key(0), 1000))
+        assert inner - 1e-9 <= np.linalg.norm(x, axis=1).min() and np.linalg.norm(x, axis=1).max() <= outer + 1e-9
 
     def test_a_finite_law_draws_its_own_points_at_their_masses(self):
         """Chi-square on 9 cells of unequal mass; false-alarm rate 1e-4."""
@@ -299,3 +319,17 @@ def test_exact_and_raw_samples_give_the_estimator_one_law():
 
     assert min(p(exact)) > 1e-3 / 3
     assert max(p(exact.mean(axis=0) + 0.4 * (exact - exact.mean(axis=0)))) < 1e-3 / 3
+
+
+@pytest.mark.parametrize("table, words", [
+    ({"name": "ring", "inner": 2.0, "outer": 1.0}, "law.inner = 2 and law.outer = 1: pass 0 <= inner <= outer"),
+    ({"name": "ball", "outer": 0.0}, "law.inner = 0 and law.outer = 0: pass 0 <= inner <= outer, outer positive"),
+])  # fmt: skip
+def test_rings_that_are_none(table, words):
+    with pytest.raises(InputError, match=words):
+        build_law({"finite": False, **table}, 2)
+
+
+def test_laws_of_the_plane_are_those_of_a_study():
+    ring, ball = (build_law({"name": name, "inner": 0.5, "outer": 2.0, "finite": True}, 2) for name in ("ring", "ball"))
+    assert ring.finite and ring.base == Ring(0.5, 2.0) and ball.base.points == 12  # type: ignore[attr-defined]

@@ -135,6 +135,35 @@ class Normal(Law):
         return self.mean + self.deviation * jax.random.normal(key, (count, self.dimension))
 
 
+@dataclass(frozen=True)
+class Ring(Law):
+    """Uniform on the ring inner <= |x| <= outer of the plane: a circle where they are equal, a ball where inner is 0.
+
+    Integrals by Gauss-Legendre in |x|^2 with ``points`` nodes, times twice as many equal angles, which are exact for
+    polynomials of degree below that.
+    """
+
+    inner: float
+    outer: float
+    points: int = 12
+    dimension = 2
+
+    def nodes(self):
+        node, weight = np.polynomial.legendre.leggauss(self.points)
+        if self.inner == self.outer:
+            node, weight = np.zeros(1), np.full(1, 2.0)
+        middle, half = (self.inner**2 + self.outer**2) / 2, (self.outer**2 - self.inner**2) / 2
+        angle = 2 * np.pi * np.arange(2 * self.points) / (2 * self.points)
+        around = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        places = np.sqrt(middle + half * node)[:, None, None] * around
+        return places.reshape(-1, 2), np.repeat(weight / 2 / len(angle), len(angle))
+
+    def draw(self, key, count):
+        length, angle = jax.random.uniform(key, (2, count))
+        radius = jnp.sqrt(self.inner**2 + (self.outer**2 - self.inner**2) * length)
+        return radius[:, None] * jnp.stack([jnp.cos(2 * jnp.pi * angle), jnp.sin(2 * jnp.pi * angle)], axis=1)
+
+
 @dataclass(frozen=True, eq=False)
 class Tokens(Law):
     """Equal masses on given points x (M, d): the empirical law, as of the tokens of a real model."""
@@ -176,6 +205,15 @@ class Quadrature(Law):
         return points[jax.random.choice(key, len(weights), (count,), p=weights)]
 
 
+def _ring(name: str, table: dict, dimension: int) -> Ring:
+    inner, outer = table["inner"] if name == "ring" else 0.0, table["outer"]
+    if dimension != 2:
+        raise InputError(f"law.name = {name!r} lies in the plane, the model has {dimension} covariates: pass uniform")
+    if not 0 <= inner <= outer or outer == 0:
+        raise InputError(f"law.inner = {inner:g} and law.outer = {outer:g}: pass 0 <= inner <= outer, outer positive")
+    return Ring(inner, outer, table.get("points", 12))
+
+
 def build_law(table: dict, dimension: int) -> Law:
     """The law of a study's ``[law]`` table, whose values are checked one by one and complete (``study``).
 
@@ -193,6 +231,8 @@ def build_law(table: dict, dimension: int) -> Law:
         if deviation <= 0:
             raise InputError(f"law.deviation = {deviation}: a standard deviation must be positive")
         law: Law = Normal(dimension, table["mean"], deviation, points)
+    elif name in ("ring", "ball"):
+        law = _ring(name, table, dimension)
     else:
         low, high = table["low"], table["high"]
         if not low < high:

@@ -27,7 +27,7 @@ COMPOSED = ("moe", "shared-routed", "contaminated", "two-level")
 ESTIMATORS = ("least-squares", "mle", "em", "gradient", "steps")
 STARTS = ("data", "wide", "truth")
 OPTIMIZERS = ("adam", "sgd", "lbfgs")
-LAWS = ("grid", "uniform", "normal", "linspace", "tokens")
+LAWS = ("grid", "uniform", "normal", "linspace", "ring", "ball", "tokens")
 SIDES = ("grid", "linspace", "uniform")
 MODES = ("exact", "iid")
 TRUTHS = ("given", "least-favourable", "projection")
@@ -152,12 +152,15 @@ class TruthTable:
 class LawTable:
     """``[law]``: the law of x; a joint density has its own."""
 
-    name: str = entry(Choice(LAWS), "of x; `linspace`: the design i / (n - 1); `tokens`: equal masses on given points")
+    name: str = entry(
+        Choice(LAWS), "of x; `linspace`: the design i / (n - 1); `ring`, `ball`: uniform in the plane; `tokens`: "
+        "equal masses on given points",
+    )  # fmt: skip
     low: float = entry(Number(), "lower end of each side", -1.0, of=SIDES)
     high: float = entry(Number(), "upper end of each side", 1.0, of=SIDES)
     points: int | None = entry(
-        Whole(2), "points, or quadrature nodes, a side; with `kinks`, of each interval", None,
-        "grid 16, else 24, with `kinks` 5", LAWS[:4],
+        Whole(2), "points, or quadrature nodes, a side; with `kinks`, of each interval; of a ring along its radius, "
+        "and twice as many around", None, "grid 16, ring and ball 12, else 24, with `kinks` 5", LAWS[:-1],
     )  # fmt: skip
     kinks: Any = entry(
         Array(("K",)), "places on a side where functions have edges, as at centres of Laplace gates and borders of "
@@ -165,7 +168,9 @@ class LawTable:
     )  # fmt: skip
     mean: float = entry(Number(), "mean of each coordinate", 0.0, of=("normal",))
     deviation: float = entry(Number(), "standard deviation of each coordinate, positive", 1.0, of=("normal",))
-    finite: bool = entry(Flag(), "put the law on its quadrature nodes", False, of=("uniform", "normal"))
+    inner: float = entry(Number(), "radius where it begins; that of `outer`: a circle", 0.0, of=("ring",))
+    outer: float = entry(Number(), "radius where it ends", 1.0, of=("ring", "ball"))
+    finite: bool = entry(Flag(), "put the law on its quadrature nodes", False, of=("uniform", "normal", "ring", "ball"))
     x: Any = entry(
         Array(("M", "d")), "the points; with `frozen.tokens` a row is query, logits, outputs", None, GIVEN,
         ("tokens",),
