@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.special import roots_hermitenorm
 
 import moe_sim as ms
 from moe_sim.theory.cancellation import System, location_scale, order, solve
+from moe_sim.theory.cone import lengths, rank_split
 from moe_sim.theory.dependences import dependences
 
 
@@ -186,7 +188,8 @@ def test_a_gauss_rule_moves_slopes_of_gaussian_gates():
     ("ls-softmax-tanh", 2, 1, "MoeRegression, no density"),
     ("input-free-over", 2, 7, "atom is 7: pass a number from 1 to 2"),
     ("input-free-over", 1, 1, "cell is 1: pass 2 or more"),
-    ("softmax-multinomial-vanishing", 2, 1, "write MoeDensity.additive"),
+    ("softmax-multinomial-vanishing", 2, 1, "depend on each other, on first ones or on the atom itself|additive"),
+    ("temperature-gaussian-exact", 2, 1, "temperature is common to all atoms and may make up"),
 ])  # fmt: skip
 def test_bad_input(name, cell, atom, words):
     with pytest.raises(ms.InputError, match=words):
@@ -205,3 +208,52 @@ def test_what_no_order_ends():
         order(idle, "idle", 2, most=4)
     with pytest.raises(ms.InputError, match="pass one of mean, variance"):
         order(location_scale(), "scale", 2)
+    with pytest.raises(ms.InputError, match="no coordinate of the system moves it"):
+        order(System(("mean",), ({(1,): 1.0},), {"nothing": np.zeros((1, 1))}), "nothing", 2)
+
+
+def test_units_do_not_matter():
+    """y in ten-thousandths: blocks are small numbers, and orders the same."""
+    p = ms.load_study("input-free-over").problem
+    units = {"slope": 1e-4, "intercept": 1e-4, "variance": 1e-8}
+    small = {name: np.asarray(value) * units.get(name, 1.0) for name, value in p.truth.items()}
+    system = dependences(p.model, small, p.law)
+    assert {block: list(system.moves(block)) for block in system.blocks} == {
+        "intercept": [1],
+        "slope": [1],
+        "variance": [2],
+    }
+
+
+def test_what_the_density_does_not_change_with_is_named():
+    """Under one softmax gate the slope of the gate is a translation."""
+    p = ms.load_study("softmax-gaussian-over-2").problem
+    one = {name: np.asarray(value)[:1] for name, value in p.truth.items()}
+    with pytest.raises(ms.InputError, match="the only one: the density does not change with its gate_slope"):
+        dependences(p.model, one, p.law)
+
+
+def test_a_coordinate_that_does_nothing_is_named():
+    """A prompt that is the frozen expert: its gate tells nothing."""
+    p = ms.load_study(Path(__file__).parents[1] / "studies" / "contaminated-along.toml").problem
+    with pytest.raises(ms.InputError, match="does not change with its gate_slope, see moe-sim check-model"):
+        dependences(p.model, p.truth, p.law)
+
+
+def test_the_only_atom_of_a_joint_density():
+    """More of it is no change, and its own dependences are those of any."""
+    p = ms.load_study("gaussian-gated-over").problem
+    one = {name: np.asarray(value)[:1] for name, value in p.truth.items()} | {"weight": np.ones(1)}
+    assert dependences(p.model, one, p.law).degrees.tolist() == [1, 1, 2, 2, 2]
+
+
+def test_two_outputs_have_no_coordinates_yet():
+    with pytest.raises(ms.InputError, match="outputs is 2: its coordinates of cancellation are known for one output"):
+        ms.GaussianGated(1, 2).additive({})
+
+
+def test_columns_of_rounding_tell_nothing_apart_in_any_unit():
+    columns = np.random.default_rng(0).normal(size=(9, 3)) * [1.0, 1.0, 3e-17]
+    for unit in (1e-8, 1.0, 1e8, 1e12):
+        assert rank_split(unit * columns)[0].shape[1] == 2
+    assert lengths(np.zeros((3, 2))).tolist() == [1.0, 1.0]

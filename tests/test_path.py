@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import tomli_w
 from numpy.polynomial.hermite_e import hermegauss
 
 import moe_sim as ms
@@ -80,7 +81,7 @@ def test_a_run_goes_along_its_path(tmp_path, moe_sim):
     assert status == 0 and told["constants"] == [] and [row["n"] for row in told["path"]] == p.sizes
     status, out, _ = moe_sim("constants", tiny_file)
     assert status == 0 and "least eigenvalue" in out and "the truth moves with n" in out
-    with pytest.raises(ms.InputError, match="the truth moves"):
+    with pytest.raises(ms.InputError, match=r"\[truth.path\]: the truth is not the given one"):
         from moe_sim.simulation.likelihood_ratio import likelihood_ratio
 
         likelihood_ratio(whole)
@@ -140,3 +141,22 @@ def test_a_prompt_that_is_the_frozen_expert():
     check = ms.check_model(ms.Study(**tables | {"truth": truth}))
     assert check.tangents[0].rank == 2
     assert {c.text for c in check.closures} == {"t -> gate_bias[0] + t", "t -> gate_slope[0,0] + t"}
+
+
+@pytest.mark.parametrize("ask", [ms.modulus, ms.check_model, ms.possible_rates])
+def test_what_is_about_one_truth_is_refused(ask):
+    with pytest.raises(ms.InputError, match="this is about one truth and not that of each size"):
+        ask(tiny.study(truth__path=MOVED))
+
+
+def test_a_block_that_does_not_move_has_no_exponent(tmp_path, moe_sim):
+    """The only atom of a model with constant weights has all the mass: its bound is 0 at every size."""
+    tables = ms.load_study("input-free-known").tables
+    one = {name: value[:1] for name, value in tables["truth"].items()} | {"weight": [1.0]}
+    moved = {"slope": "slope0 * (1 + n**(-1/4))"}
+    study = tables | {"truth": one | {"path": moved}, "fit": tables["fit"] | {"atoms": 1}, "claim": []}
+    path = tmp_path / "one.toml"
+    path.write_text(tomli_w.dumps(study))
+    status, out, err = moe_sim("constants", path)
+    assert status == 0, err
+    assert "mass: bound" in out

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import moe_sim as ms
 from moe_sim.simulation import predictions
-from moe_sim.theory.projection import projection
+from moe_sim.theory.projection import _least_eigenvalue, projection
 
 TABLES: dict[str, Any] = {
     "name": "lines", "model": {"family": "moe", "gate": "softmax", "expert": "affine", "response": "least-squares",
@@ -53,7 +54,7 @@ def test_one_line_is_that_of_least_squares():
     np.testing.assert_allclose(found.parameters["slope"], [coefficients[1:]], rtol=1e-9)
     assert found.risk == pytest.approx(left / (2 * 0.3**2), rel=1e-9)
     # The Hessian of a line on a symmetric grid is diagonal.
-    assert found.least == pytest.approx(1.0, abs=1e-9) and found.agreeing == found.starts
+    assert found.least == pytest.approx(1.0, abs=1e-9) and found.agreeing == found.starts == 128
 
 
 def test_one_normal_regression_has_the_moments_of_the_mixture():
@@ -142,3 +143,12 @@ def test_bad_studies(changes, words):
 def test_what_a_projection_has_not(ask):
     with pytest.raises(ms.InputError, match="about a truth that fits may reach"):
         ask(study())
+
+
+def test_a_hessian_that_is_flat_along_the_measure_is_told():
+    """A risk that sees two of the six free coordinates: along the others measures differ. And one that sees all."""
+    p = study(claim=[]).problem
+    at = np.zeros(6)
+    some = _least_eigenvalue(p.model, p.law, p.truth, lambda t: jnp.sum(t[:2] ** 2), at)
+    every = _least_eigenvalue(p.model, p.law, p.truth, lambda t: jnp.sum(t**2) + t[0] * t[1], at)
+    assert some == 0.0 and every == pytest.approx(0.5)

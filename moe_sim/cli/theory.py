@@ -123,7 +123,7 @@ def _path_table(path: list[Information]) -> Table:
         cells = []
         for block in blocks:
             local = ""
-            if before is not None:
+            if before is not None and now.bounds[block] > 0:
                 fall = math.log(before.bounds[block] / now.bounds[block]) / math.log(now.n / before.n)
                 local = f"  {fall:.3f}"
             cells.append(f"{now.bounds[block]:.3g}{local}")

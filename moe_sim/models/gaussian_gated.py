@@ -86,6 +86,8 @@ class GaussianGated(LinearExperts):
 
     def additive(self, atom):
         """Means and covariances of (x, y): a normal density obeys the heat equation in them. One output."""
+        if self.outputs > 1:
+            raise InputError(f"outputs is {self.outputs}: its coordinates of cancellation are known for one output")
         slope, covariance = jnp.asarray(atom["slope"]), jnp.asarray(atom["covariance"])
         cross = covariance @ slope
         return {

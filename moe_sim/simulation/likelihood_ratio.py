@@ -48,14 +48,13 @@ def likelihood_ratio(results: Results) -> Ratio:
     problem = results.study.problem
     must_compute(problem.model)
     true_atoms, estimator = problem.model.count(problem.truth), problem.options.estimator
+    if problem.moves:
+        how = "[truth.path]" if problem.truths else f"sample.truth = {results.study.tables['sample']['truth']!r}"
+        raise InputError(f"{how}: the truth is not the given one, pass a study with sample.truth = 'given' and no path")
     if problem.model.total(problem.options.atoms) != true_atoms:
         raise InputError(
             f"fit.atoms = {problem.options.atoms} for {true_atoms} true atoms: the likelihood ratio of over-specified "
             f"fits has no chi-square law, pass a study with fit.atoms = {true_atoms}"
-        )
-    if problem.moves:
-        raise InputError(
-            "the truth moves or is not what is fitted: pass a study with sample.truth = 'given' and no [truth.path]"
         )
     if estimator == "steps":
         raise InputError("fit.estimator = 'steps' is no maximum: pass a study with another estimator")

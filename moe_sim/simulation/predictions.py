@@ -28,7 +28,7 @@ from moe_sim.theory.modulus import modulus as search
 from moe_sim.theory.possible import Rate, asymptotic_exponent, rate, rows
 from moe_sim.theory.projection import projection
 
-VERSION = 1  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
+VERSION = 2  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
 
 
 def modulus(
@@ -85,7 +85,9 @@ def constants_of(results: Results) -> Constants:
 
     A model from outside is not run for them, and none that moves has any.
     """
-    if results.study.problem.truths or results.study.problem.projected:
+    if results.study.problem.projected:
+        return Constants("exact", reason="fits come to a projection of the truth")
+    if results.study.problem.truths:
         return Constants("exact", reason=asymptotics.ALONG)
     folder = results.folder
     if folder is not None and (folder / "constants.json").is_file():
@@ -120,7 +122,12 @@ def cancellation(study: Study, cell: int = 2, atom: int = 1) -> list[Order]:
 
 
 def _inside(study: Study) -> Study:
-    """The study, unless it is about a projection. Raises ``InputError``."""
+    """The study, unless it is about a projection or a truth that moves by a formula. Raises ``InputError``."""
+    if study.problem.truths:
+        raise InputError(
+            "[truth.path]: this is about one truth and not that of each size, leave the path out (moe-sim constants "
+            "has the information along it)"
+        )
     if study.problem.projected:
         raise InputError(
             "sample.truth = 'projection': this is about a truth that fits may reach, pass sample.truth = 'given' (the "
@@ -186,6 +193,8 @@ def possible_rates(
     moduli = modulus(study, [row.loss.name for row in asked], out, progress)
     found = [rate(p.model, row, m, check.closures) for row, m in zip(asked, moduli, strict=True)]
     losses = [row.loss for row in asked]
+    if p.least_favourable is not None:
+        return PossibleRates(study, found, check, Constants("exact", reason=asymptotics.MOVING))
     return PossibleRates(study, found, check, asymptotics.constants(p.model, p.truth, p.law, p.options, losses))
 
 

@@ -178,8 +178,9 @@ def _facts(study: Study, truths: Truths) -> dict[str, Any]:
 def _here(study: Study, given: _Machine, todo, truths: Truths) -> _Chunks:
     """Compute chunks on this machine's devices; what one starts from is made while they compute the one before."""
     at = lru_cache(maxsize=1)(lambda n: _machine(study.problem, truth_of(study, n, truths)))
+    size = lambda n: study.problem.sizes[0] if study.problem.projected else n  # noqa: E731  (one truth for all)
     ready = None
-    for begun in _ahead(lambda n, index: _begin(study, at(n) if truths else given, n, index), todo):
+    for begun in _ahead(lambda n, index: _begin(study, at(size(n)) if truths else given, n, index), todo):
         if begun.machine is not ready:
             ready = begun.machine
             jobs = ready.fitter.jobs(begun.samples)
@@ -247,8 +248,11 @@ def _moving(problem: Problem, known: Truths) -> Truths:
         parts = problem.model, problem.truth, problem.law, problem.options, problem.least_favourable
         found = least_favourable(*parts, missing)
     if problem.projected:
-        nearest = projection(problem.model, problem.truth, problem.law, problem.options).parameters
-        found = dict.fromkeys(missing, nearest)
+        at = (
+            next(iter(known.values()), None)
+            or projection(problem.model, problem.truth, problem.law, problem.options).parameters
+        )
+        found = dict.fromkeys(missing, at)
     return known | {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in found.items()}
 
 

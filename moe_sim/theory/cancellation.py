@@ -15,10 +15,10 @@ then of size t^d where the density has moved by t^order, so kappa = order / d. F
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations_with_replacement, cycle, islice, product
+from itertools import combinations, combinations_with_replacement, cycle, islice
 from math import factorial
 from typing import NamedTuple
 
@@ -57,8 +57,9 @@ class System:
     def moves(self, block: str) -> dict[int, np.ndarray]:
         """By degree, the rows that change a block through coordinates of that degree, in units of their norm."""
         rows, degrees = self.blocks[block], self.degrees
+        least = NOTHING * np.max(np.abs(rows), initial=0.0)
         found = {int(d): rows * (degrees == d) for d in np.unique(degrees)}
-        return {d: part / np.linalg.norm(part, 2) for d, part in found.items() if np.any(np.abs(part) > NOTHING)}
+        return {d: part / np.linalg.norm(part, 2) for d, part in found.items() if np.any(np.abs(part) > least)}
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def order(system: System, block: str, atoms: int, most: int = 12, starts: int = 
             below = at
         else:
             raise InputError(f"atoms is {atoms}: they hide to order {most} and further while {block} moves")
+    if not found:
+        raise InputError(f"block is {block!r}: no coordinate of the system moves it, leave it out")
     return max(found, key=lambda o: o.kappa)
 
 
@@ -132,13 +135,13 @@ def solve(system: System, rows: np.ndarray, atoms: int, r: int, starts: int = ST
     """The best ``Solution`` of (*) to order r with sum_j w_j |rows q_j|^2 = 1; done with the first that solves it.
 
     Sums of squares, as those of gate slopes, hold coordinates at 0, where solutions are not regular unless these are
-    left out: so starts leave out one set of coordinates after the other.
+    left out: so starts leave out one set of coordinates after the other, as far as there are starts.
     """
     problem = _problem(_series(tuple(map(_frozen, system.operators)), r), tuple(map(tuple, rows.tolist())), atoms)
     farthest = np.concatenate([np.full(atoms, np.inf), np.tile(FARTHEST**system.degrees, atoms)])
     rng = np.random.default_rng(0)
     ends = []
-    for moving in islice(cycle(_moving(rows)), starts):
+    for moving in islice(cycle(islice(_moving(rows), starts)), starts):
         z = np.concatenate([rng.normal(size=atoms), 2 * rng.normal(size=atoms * len(system.names))])
         end = least_squares(
             lambda z, mask: np.asarray(problem.residual(z, mask)), z,
@@ -152,10 +155,15 @@ def solve(system: System, rows: np.ndarray, atoms: int, r: int, starts: int = ST
     return min(ends, key=lambda end: end.residual)
 
 
-def _moving(rows: np.ndarray) -> list[np.ndarray]:
-    """All sets of coordinates, as masks, that make the rows move; the largest first."""
-    every = [np.array(mask) for mask in product([1.0, 0.0], repeat=rows.shape[1])]
-    return sorted((mask for mask in every if np.any(rows * mask)), key=lambda mask: -mask.sum())
+def _moving(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Sets of coordinates, as masks, that make the rows move; the largest and the smallest in turn."""
+    count = rows.shape[1]
+    sizes = sorted(range(1, count + 1), key=lambda size: (-abs(2 * size - count - 1), -size))
+    for size in sizes:
+        for chosen in combinations(range(count), size):
+            mask = np.isin(np.arange(count), chosen).astype(float)
+            if np.any(rows * mask):
+                yield mask
 
 
 class _Problem(NamedTuple):

@@ -53,9 +53,11 @@ def cone_features(model: Model, truth: Parameters, law: Law | None) -> tuple[np.
 
 
 def lengths(columns: np.ndarray) -> np.ndarray:
-    """Norms (P,) of columns (N, P), 1 where a column is zero to rounding beside the largest: it tells nothing apart."""
+    """Norms (P,) of columns (N, P); that of the longest where a column is zero to rounding beside it, so that what is
+    divided by them stays rounding."""
     found = np.linalg.norm(columns, axis=0)
-    return np.where(found > _ZERO * np.max(found, initial=0.0), found, 1.0)
+    longest = float(np.max(found, initial=0.0))
+    return np.where(found > _ZERO * longest, found, longest or 1.0)
 
 
 def rank_split(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from moe_sim.losses.distances import Target, target_of
 from moe_sim.models.base import Density, Model, Parameters
 from moe_sim.models.coordinates import element
 from moe_sim.theory.cancellation import NOTHING, Operator, System, products_of
+from moe_sim.theory.cone import lengths
 from moe_sim.theory.curves import combination
 from moe_sim.theory.influence import atom_names, derivatives_at, places
 
@@ -28,7 +29,8 @@ def dependences(model: Model, truth: Parameters, law: Law | None, atom: int = 1)
 
     The coordinates are those of ``Model.additive``, by default the atom's own parameters. Raises ``InputError`` for a
     regression, for an atom whose split changes the density, and where dependences are of another kind: coefficients
-    that change from place to place, or second derivatives along generators that depend on each other.
+    that change from place to place, second derivatives along generators that depend on each other, or parameters common
+    to all atoms. Not checked: that higher derivatives along generators are independent, and of those at other atoms.
     """
     if not isinstance(model, Density):
         raise InputError(f"the model is {type(model).__name__}, no density: ask moduli how atoms of a regression hide")
@@ -37,23 +39,34 @@ def dependences(model: Model, truth: Parameters, law: Law | None, atom: int = 1)
     if not model.divisible(truth)[atom - 1]:
         raise InputError(f"atom is {atom}: no split of it keeps the density, so it shares its cell with none")
     truth = model.canonical(truth) if model.has_canonical else truth
+    common = [name for name, p in model.parameters().items() if p.shared]
+    if common:
+        raise InputError(
+            f"{', '.join(common)} is common to all atoms and may make up for what a cell does: no system is known, ask "
+            "moe-sim rates"
+        )
+    if model.gauge and model.count(truth) == 1:
+        raise InputError(
+            f"atom is {atom}, the only one: the density does not change with its {model.gauge}, a translation of gates"
+        )
     chart = _chart(model, truth, law, atom - 1)
     slope, curve = chart.derivatives(chart.start)
     free = _free(slope, curve)
     bound = np.delete(np.arange(len(chart.names)), free)
     # Dependent directions: along such a coordinate, and along free ones as far as makes up for the rest.
     second = _along(curve, free)
-    if np.linalg.svd(_unit(second), compute_uv=False)[-1] < DEPENDENT:
+    every = np.concatenate([chart.psi, slope[:, free], second], axis=1)
+    if np.linalg.svd(every / lengths(every), compute_uv=False)[-1] < DEPENDENT:
         raise InputError(
-            f"second derivatives of atom {atom} along {', '.join(chart.names[i] for i in free)} depend on each other: "
-            "no system is known for that"
+            f"second derivatives of atom {atom} along {', '.join(chart.names[i] for i in free)} depend on each other, "
+            "on first ones or on the atom itself: no system is known for that"
         )
     known = np.concatenate([slope[:, free], second], axis=1)
     coefficients = np.linalg.lstsq(known, slope[:, bound], rcond=None)[0]
     for point in chart.beside():
         there, bend = chart.derivatives(point)
         left = there[:, bound] - np.concatenate([there[:, free], _along(bend, free)], axis=1) @ coefficients
-        if np.max(np.abs(left), initial=0.0) > NOTHING * np.max(np.abs(there)):
+        if not np.max(np.abs(left), initial=0.0) <= NOTHING * np.max(np.abs(there)):
             raise InputError(
                 f"derivatives of atom {atom} depend on each other with coefficients that change with its parameters: "
                 f"write {type(model).__name__}.additive, coordinates in which they do not"
@@ -78,10 +91,12 @@ def dependences(model: Model, truth: Parameters, law: Law | None, atom: int = 1)
 @dataclass(frozen=True)
 class _Chart:
     """Coordinates (P,) of an atom: ``start`` is the true one, ``to_eta`` the way to its parameters. A ``unit`` changes
-    psi by as much as there is of it. blocks: the change of each block by a unit of each."""
+    psi by as much as there is of it. psi (N, 1), or (N, 0) where more of the only atom is no change. blocks: the change
+    of each block by a unit of each."""
 
     target: Target
     group: str
+    psi: np.ndarray
     start: np.ndarray
     unit: np.ndarray
     to_eta: Callable
@@ -116,14 +131,18 @@ def _chart(model: Model, truth: Parameters, law: Law | None, atom: int) -> _Char
                  for name in sorted(table) for where in np.ndindex(table[name].shape)]  # fmt: skip
         to_eta = lambda q: ravel_pytree(model.from_additive(unravel(q)))[0]  # noqa: E731
     target = target_of(model, truth, law)
-    plain = _Chart(target, group, start, np.ones(len(start)), to_eta, names, {})
-    unit = np.linalg.norm(derivatives_at(target, group, to_eta(start))[0]) / np.linalg.norm(
-        plain.derivatives(start)[0], axis=0
-    )
+    psi = derivatives_at(target, group, to_eta(start))[0][:, None]
+    slope = _Chart(target, group, psi, start, np.ones(len(start)), to_eta, names, {}).derivatives(start)[0]
+    norm = np.linalg.norm(slope, axis=0)
+    if np.any(norm < lengths(slope)):
+        name = names[int(np.argmin(norm))]
+        raise InputError(f"atom is {atom + 1}: the density does not change with its {name}, see moe-sim check-model")
+    there = bool(np.linalg.norm(psi) > NOTHING * np.max(norm))
+    unit = (np.linalg.norm(psi) if there else 1.0) / norm
     change = np.linalg.pinv(moves) @ np.asarray(jax.jacfwd(to_eta)(start)) * unit
     kind = np.array([name.split("[")[0] for name in own])
     blocks = {str(name): change[kind == name] for name in dict.fromkeys(kind)}
-    return _Chart(target, group, start, unit, to_eta, names, blocks)
+    return _Chart(target, group, psi[:, : int(there)], start, unit, to_eta, names, blocks)
 
 
 def _free(slope: np.ndarray, curve: np.ndarray) -> list[int]:
@@ -132,7 +151,8 @@ def _free(slope: np.ndarray, curve: np.ndarray) -> list[int]:
     One after another each coordinate is bound whose derivative is a combination of those of coordinates before it that
     are not, and of second derivatives of all.
     """
-    u, s, _ = np.linalg.svd(_unit(curve.reshape(len(curve), -1)), full_matrices=False)
+    columns = curve.reshape(len(curve), -1)
+    u, s, _ = np.linalg.svd(columns / lengths(columns), full_matrices=False)
     known, found = u[:, s > DEPENDENT * s[0]], []
     for i, column in enumerate(slope.T):
         rest = column - known @ (known.T @ column)
@@ -145,7 +165,3 @@ def _free(slope: np.ndarray, curve: np.ndarray) -> list[int]:
 def _along(curve: np.ndarray, free: list[int]) -> np.ndarray:
     """Second derivatives along pairs of generators, in the order of ``products_of``."""
     return np.stack([curve[:, free[i], free[j]] for i, j in combinations_with_replacement(range(len(free)), 2)], axis=1)
-
-
-def _unit(columns: np.ndarray) -> np.ndarray:
-    return columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)

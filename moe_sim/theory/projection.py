@@ -23,6 +23,7 @@ from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.base import Density, Model, Parameters, Regression
+from moe_sim.theory.asymptotics import Neighbourhood
 from moe_sim.theory.cone import DEPENDENT
 
 SIZE = 1e10  # of the mean sample that is fitted: tolerances of fits are in units of log-likelihood
@@ -63,11 +64,15 @@ def projection(model: Model, truth: Parameters, law: Law | None, options: FitOpt
     sample = population(model, truth, law, SIZE, cells)
     lanes = [fitter.fit(sample, [np.random.SeedSequence([1, k])]).lanes for k in range(ROUNDS)]
     theta = np.concatenate([np.asarray(part.solution.theta) for part in lanes])
+    copies = np.concatenate([np.asarray(part.copies) for part in lanes])
     risk = _risk(model, truth, law, fitter.unflatten, cells)
-    return _best(model, law, plain, fitter, risk, theta)
+    return _best(model, law, plain, fitter, risk, theta, copies)
 
 
-def _best(model: Model, law, options: FitOptions, fitter: Fitter, risk: Callable, theta: np.ndarray) -> Projection:
+def _best(
+    model: Model, law, options: FitOptions, fitter: Fitter, risk: Callable, theta: np.ndarray, copies: np.ndarray
+) -> Projection:
+    """theta (K, P): ends of fits; copies (K,): how many starts came to each."""
     risks = np.array([float(risk(t)) for t in theta])
     best = _newton(risk, theta[np.argmin(risks)], fitter)
     least = float(risk(best))
@@ -84,17 +89,20 @@ def _best(model: Model, law, options: FitOptions, fitter: Fitter, risk: Callable
             f"{_names(fitter)[int(np.argmax(on))]}, raise fit.bound or fit.bias_bound"
         )
     params = {name: np.asarray(value) for name, value in fitter.unflatten(best).items()}
-    close = theta[risks <= least * (1 + NEAR_RISK)]
-    apart = LossFunction(model, params, law, [loss_of(model, "voronoi:r=1")], options.atoms)(close)["voronoi:r=1"]
-    other = _newton(risk, close[np.argmax(apart)], fitter)
-    if np.max(apart) > ELSEWHERE and float(risk(other)) <= least * (1 + SAME_RISK):
+    near = risks <= least * (1 + NEAR_RISK)
+    losses = LossFunction(model, params, law, [loss_of(model, "voronoi:r=1")], options.atoms)
+    apart = lambda thetas: losses(thetas)["voronoi:r=1"]  # noqa: E731
+    away = apart(theta[near])
+    other = _newton(risk, theta[near][np.argmax(away)], fitter)
+    if apart(other[None])[0] > ELSEWHERE and float(risk(other)) <= least * (1 + SAME_RISK):
         named = fitter.unflatten(other).items()
         told = "; ".join(f"{name} = {np.round(np.asarray(v), 4).tolist()}" for name, v in named)
         raise InputError(
             f"sample.truth = 'projection': another measure of {options.atoms} atoms is as good ({told}), so the loss "
             "to the best one is not defined: move the truth"
         )
-    return Projection(params, least, _least_eigenvalue(risk, best), int(np.sum(apart < ELSEWHERE)), len(theta))
+    agreeing = int(np.sum(copies[near][away < ELSEWHERE]))
+    return Projection(params, least, _least_eigenvalue(model, law, params, risk, best), agreeing, int(np.sum(copies)))
 
 
 def _risk(model: Model, truth: Parameters, law: Law | None, unflatten: Callable, cells) -> Callable:
@@ -132,11 +140,17 @@ def _newton(risk: Callable, theta: np.ndarray, fitter: Fitter) -> np.ndarray:
     return at
 
 
-def _least_eigenvalue(risk: Callable, theta: np.ndarray) -> float:
+def _least_eigenvalue(model: Model, law: Law | None, params: Parameters, risk: Callable, theta: np.ndarray) -> float:
+    """0 where the Hessian is singular along a direction that moves the measure."""
     hessian = np.asarray(jax.jit(jax.hessian(risk))(theta))
     unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
-    values = np.linalg.eigvalsh(hessian * np.outer(unit, unit))
-    return float(values[np.abs(values) > DEPENDENT**1.5 * np.max(np.abs(values))][0])
+    values, basis = np.linalg.eigh(hessian * np.outer(unit, unit))
+    flat = np.abs(values) <= DEPENDENT**1.5 * np.max(np.abs(values))
+    null = unit[:, None] * basis[:, flat]
+    moved = Neighbourhood(model, params, law).changes(null).values() if flat.any() else []
+    if any(np.any(np.abs(change) > 1e-6 * np.linalg.norm(null, axis=0)) for change in moved):
+        return 0.0
+    return float(values[~flat][0])
 
 
 def _names(fitter: Fitter) -> list[str]:
