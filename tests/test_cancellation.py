@@ -257,3 +257,23 @@ def test_columns_of_rounding_tell_nothing_apart_in_any_unit():
     for unit in (1e-8, 1.0, 1e8, 1e12):
         assert rank_split(unit * columns)[0].shape[1] == 2
     assert lengths(np.zeros((3, 2))).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name, words", [
+    ("softmax-multinomial-exact", "all its derivatives depend on second ones, as on a law of too few points"),
+    ("input-free-over", "depend on each other, on first ones or on the atom itself"),
+])  # fmt: skip
+def test_a_law_of_few_points_is_refused(name, words):
+    """It has too few functions for as many derivatives."""
+    tables = ms.load_study(name).tables
+    tables = tables | {"law": {"name": "grid", "low": -1.0, "high": 1.0, "points": 2}, "claim": []}
+    with pytest.raises(ms.InputError, match=words):
+        ms.cancellation(ms.Study(**tables))
+
+
+def test_an_atom_that_cannot_be_split_is_refused():
+    """Two normalised sigmoids of one slope are no multiple of one."""
+    tables = ms.load_study("softmax-gaussian-exact").tables
+    model = {"family": "moe", "gate": "normalised-sigmoid", "expert": "affine", "response": "gaussian"}
+    with pytest.raises(ms.InputError, match="no split of it keeps the density"):
+        ms.cancellation(ms.Study(**tables | {"model": model, "claim": []}))

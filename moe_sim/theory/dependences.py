@@ -16,7 +16,7 @@ from moe_sim.losses.distances import Target, target_of
 from moe_sim.models.base import Density, Model, Parameters
 from moe_sim.models.coordinates import element
 from moe_sim.theory.cancellation import NOTHING, Operator, System, products_of
-from moe_sim.theory.cone import lengths
+from moe_sim.theory.cone import lengths, rank_split
 from moe_sim.theory.curves import combination
 from moe_sim.theory.influence import atom_names, derivatives_at, places
 
@@ -52,11 +52,13 @@ def dependences(model: Model, truth: Parameters, law: Law | None, atom: int = 1)
     chart = _chart(model, truth, law, atom - 1)
     slope, curve = chart.derivatives(chart.start)
     free = _free(slope, curve)
+    if not free:
+        raise InputError(f"atom is {atom}: all its derivatives depend on second ones, as on a law of too few points")
     bound = np.delete(np.arange(len(chart.names)), free)
     # Dependent directions: along such a coordinate, and along free ones as far as makes up for the rest.
     second = _along(curve, free)
     every = np.concatenate([chart.psi, slope[:, free], second], axis=1)
-    if np.linalg.svd(every / lengths(every), compute_uv=False)[-1] < DEPENDENT:
+    if rank_split(every)[1].shape[1]:
         raise InputError(
             f"second derivatives of atom {atom} along {', '.join(chart.names[i] for i in free)} depend on each other, "
             "on first ones or on the atom itself: no system is known for that"
