@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from mpmath import mp, mpf
 from scipy.special import roots_hermitenorm
 
 import moe_sim as ms
+from moe_sim.simulation import predictions
+from moe_sim.theory import cancellation
 from moe_sim.theory.cancellation import System, location_scale, order, solve
 from moe_sim.theory.cone import lengths, rank_split
 from moe_sim.theory.dependences import dependences
@@ -277,3 +280,7 @@ def test_an_atom_that_cannot_be_split_is_refused():
     model = {"family": "moe", "gate": "normalised-sigmoid", "expert": "affine", "response": "gaussian"}
     with pytest.raises(ms.InputError, match="no split of it keeps the density"):
         ms.cancellation(ms.Study(**tables | {"model": model, "claim": []}))
+
+
+def test_examples_of_the_docstrings_run():
+    assert doctest.testmod(cancellation) == (0, 2) and doctest.testmod(predictions) == (0, 2)

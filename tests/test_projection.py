@@ -10,7 +10,7 @@ import pytest
 
 import moe_sim as ms
 from moe_sim.simulation import predictions
-from moe_sim.theory.projection import _least_eigenvalue, projection
+from moe_sim.theory.projection import _least_eigenvalue, _Risk, projection
 
 TABLES: dict[str, Any] = {
     "name": "lines", "model": {"family": "moe", "gate": "softmax", "expert": "affine", "response": "least-squares",
@@ -149,6 +149,6 @@ def test_a_hessian_that_is_flat_along_the_measure_is_told():
     """A risk that sees two of the six free coordinates: along the others measures differ. And one that sees all."""
     p = study(claim=[]).problem
     at = np.zeros(6)
-    some = _least_eigenvalue(p.model, p.law, p.truth, lambda t: jnp.sum(t[:2] ** 2), at)
-    every = _least_eigenvalue(p.model, p.law, p.truth, lambda t: jnp.sum(t**2) + t[0] * t[1], at)
+    some = _least_eigenvalue(p.model, p.law, p.truth, _Risk(lambda t: jnp.sum(t[:2] ** 2)), at)
+    every = _least_eigenvalue(p.model, p.law, p.truth, _Risk(lambda t: jnp.sum(t**2) + t[0] * t[1]), at)
     assert some == 0.0 and every == pytest.approx(0.5)

@@ -77,6 +77,11 @@ def cells_of(
     return Cells(x[order], y[order], (mass / mass.sum())[order], log_p[order])
 
 
+def cells_in_box(model: Density, truth: Parameters, law: Law | None, bound: float, bias_bound: float) -> Cells:
+    """``cells_of`` for fits within these bounds: a lattice as fine as their narrowest scales ask for."""
+    return cells_of(model, truth, law, model.bounds(model.sizes_of(truth), bound, bias_bound)[0])
+
+
 def with_density(model: Density, params: Parameters, cells: Cells) -> Cells:
     """The same cells with the probabilities and log-densities that other parameters give them."""
     log_density = np.asarray(log_densities(model, params, cells.x, cells.y))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from moe_sim.data.cells import cells_of, with_density
+from moe_sim.data.cells import cells_in_box, with_density
 from moe_sim.data.draw import sampler
 from moe_sim.data.samples import at as samples_at
 from moe_sim.errors import InputError
@@ -270,9 +270,8 @@ def _machine(problem: Problem, truth: Parameters) -> _Machine:
     fitter = Fitter(problem.model, truth, problem.options)
     drawn, cells, of_losses = problem.truth if problem.projected else truth, None, None
     if isinstance(problem.model, Density) and problem.mode == "exact":
-        atoms = problem.model.sizes_of(drawn)
-        lower, _ = problem.model.bounds(atoms, problem.options.bound, problem.options.bias_bound)
-        cells = cells_of(problem.model, drawn, problem.law, lower)
+        bounds = problem.options.bound, problem.options.bias_bound
+        cells = cells_in_box(problem.model, drawn, problem.law, *bounds)
         of_losses = with_density(problem.model, truth, cells) if problem.projected else cells
     losses = LossFunction(problem.model, truth, problem.law, problem.losses, problem.options.atoms, of_losses)
     samples = sampler(problem.model, drawn, problem.law, problem.mode, cells)

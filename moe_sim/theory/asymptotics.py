@@ -175,12 +175,12 @@ class Neighbourhood:
         for name, value in self.model.unconstrain(self.truth).items():
             if np.any(value <= lower[name]) or np.any(value >= upper[name]):
                 return EDGE.format(name)
-        return UNIDENTIFIED if self._moves_measure() else None
+        return UNIDENTIFIED if self.moves_measure(self.null) else None
 
-    def _moves_measure(self) -> bool:
-        """Whether some null direction does more to the measure than translate its gates."""
-        length = np.linalg.norm(self.null, axis=0)
-        return any(np.any(np.abs(change) > 1e-6 * length) for change in self.changes(self.null).values())
+    def moves_measure(self, directions: np.ndarray) -> bool:
+        """Whether some of the directions (P, k) do more to the measure than translate its gates."""
+        length = np.linalg.norm(directions, axis=0)
+        return any(np.any(np.abs(change) > 1e-6 * length) for change in self.changes(directions).values())
 
     def changes(self, directions: np.ndarray) -> dict[str, np.ndarray]:
         """What directions (P, k) do to log-weights (under "") and to each block of the measure, (..., k), translations

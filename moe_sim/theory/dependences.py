@@ -18,7 +18,7 @@ from moe_sim.models.coordinates import element
 from moe_sim.theory.cancellation import NOTHING, Operator, System, products_of
 from moe_sim.theory.cone import lengths, rank_split
 from moe_sim.theory.curves import combination
-from moe_sim.theory.influence import atom_names, derivatives_at, places
+from moe_sim.theory.influence import atom_names, derivatives_at, place_of
 
 DEPENDENT = 1e-7  # part of a derivative outside the span of others that is rounding
 _SHIFTS, _SHIFT = 2, 0.05  # places beside the truth where dependences must hold as well, and how far away
@@ -119,10 +119,8 @@ class _Chart:
 
 
 def _chart(model: Model, truth: Parameters, law: Law | None, atom: int) -> _Chart:
-    groups = [group for group, size in model.sizes_of(truth).items() for _ in range(size)]
-    group = groups[atom]
-    every, back = places(model, truth, group)
-    eta, (own, moves) = every[atom - groups.index(group)], atom_names(model, truth, group)
+    group, _, eta, back = place_of(model, truth, atom)
+    own, moves = atom_names(model, truth, group)
     if type(model).additive is Model.additive:
         start, names, to_eta = np.zeros(len(own)), own, lambda q: eta + moves @ q
     else:

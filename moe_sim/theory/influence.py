@@ -25,6 +25,17 @@ def places(model: Model, truth: Parameters, group: str | None = None) -> tuple[n
     return np.asarray(jax.vmap(lambda row: ravel_pytree(row)[0])(rows)), back
 
 
+def place_of(model: Model, truth: Parameters, atom: int) -> tuple[str, int, np.ndarray, Callable]:
+    """Of true atom number ``atom``, counted through all groups: group, row there, eta (q,), and the way back."""
+    before = 0
+    for group, size in model.sizes_of(truth).items():
+        if atom < before + size:
+            eta, back = places(model, truth, group)
+            return group, atom - before, eta[atom - before], back
+        before += size
+    raise IndexError(atom)
+
+
 def influences(model: Model, truth: Parameters, law: Law | None) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """psi (N,), dpsi (N, q) and d2psi (N, q, q) at the place of every true atom, in the rows of ``Target.rows``; at the
     canonical representative of the truth, whose masses are what its measure says."""

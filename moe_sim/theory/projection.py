@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.data.cells import cells_of
+from moe_sim.data.cells import cells_in_box
 from moe_sim.data.covariates import Law
 from moe_sim.data.draw import means, population
 from moe_sim.data.quadrature import log_densities
@@ -25,6 +25,7 @@ from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.base import Density, Model, Parameters, Regression
 from moe_sim.theory.asymptotics import Neighbourhood
 from moe_sim.theory.cone import DEPENDENT
+from moe_sim.theory.curves import coordinates
 
 SIZE = 1e10  # of the mean sample that is fitted: tolerances of fits are in units of log-likelihood
 STARTS, ROUNDS = 32, 4
@@ -56,8 +57,7 @@ def projection(model: Model, truth: Parameters, law: Law | None, options: FitOpt
     """
     cells = None
     if isinstance(model, Density):
-        lower, _ = model.bounds(model.sizes_of(truth), options.bound, options.bias_bound)
-        cells = cells_of(model, truth, law, lower)
+        cells = cells_in_box(model, truth, law, options.bound, options.bias_bound)
     plain = replace(options, estimator=estimators(model)[0], start="data", starts=STARTS, budget=1, spread=None,
                     spread_exponent=0.0, solver={}, max_iterations=300)  # fmt: skip
     fitter = Fitter(model, None, plain)
@@ -69,13 +69,20 @@ def projection(model: Model, truth: Parameters, law: Law | None, options: FitOpt
     return _best(model, law, plain, fitter, risk, theta, copies)
 
 
+class _Risk:
+    """The risk of one observation at theta (P,), its slope and its Hessian, each compiled once."""
+
+    def __init__(self, risk: Callable):
+        self.value, self.slope, self.hessian = (jax.jit(of) for of in (risk, jax.grad(risk), jax.hessian(risk)))
+
+
 def _best(
-    model: Model, law, options: FitOptions, fitter: Fitter, risk: Callable, theta: np.ndarray, copies: np.ndarray
+    model: Model, law, options: FitOptions, fitter: Fitter, risk: _Risk, theta: np.ndarray, copies: np.ndarray
 ) -> Projection:
     """theta (K, P): ends of fits; copies (K,): how many starts came to each."""
-    risks = np.array([float(risk(t)) for t in theta])
+    risks = np.array([float(risk.value(t)) for t in theta])
     best = _newton(risk, theta[np.argmin(risks)], fitter)
-    least = float(risk(best))
+    least = float(risk.value(best))
     if least < CONTAINED:
         raise InputError(
             f"sample.truth = 'projection': fit.atoms = {options.atoms} atoms give the truth itself (risk {least:.0e}), "
@@ -86,7 +93,7 @@ def _best(
     if np.any(on):
         raise InputError(
             f"sample.truth = 'projection': the best measure of {options.atoms} atoms lies on the bound of "
-            f"{_names(fitter)[int(np.argmax(on))]}, raise fit.bound or fit.bias_bound"
+            f"{coordinates(fitter)[int(np.argmax(on))].split('[')[0]}, raise fit.bound or fit.bias_bound"
         )
     params = {name: np.asarray(value) for name, value in fitter.unflatten(best).items()}
     near = risks <= least * (1 + NEAR_RISK)
@@ -94,7 +101,7 @@ def _best(
     apart = lambda thetas: losses(thetas)["voronoi:r=1"]  # noqa: E731
     away = apart(theta[near])
     other = _newton(risk, theta[near][np.argmax(away)], fitter)
-    if apart(other[None])[0] > ELSEWHERE and float(risk(other)) <= least * (1 + SAME_RISK):
+    if apart(other[None])[0] > ELSEWHERE and float(risk.value(other)) <= least * (1 + SAME_RISK):
         named = fitter.unflatten(other).items()
         told = "; ".join(f"{name} = {np.round(np.asarray(v), 4).tolist()}" for name, v in named)
         raise InputError(
@@ -105,7 +112,7 @@ def _best(
     return Projection(params, least, _least_eigenvalue(model, law, params, risk, best), agreeing, int(np.sum(copies)))
 
 
-def _risk(model: Model, truth: Parameters, law: Law | None, unflatten: Callable, cells) -> Callable:
+def _risk(model: Model, truth: Parameters, law: Law | None, unflatten: Callable, cells) -> _Risk:
     """theta (P,) to the risk of one observation, above that of the truth."""
     if isinstance(model, Regression):
         assert law is not None
@@ -116,45 +123,36 @@ def _risk(model: Model, truth: Parameters, law: Law | None, unflatten: Callable,
             gap = means(model, unflatten(theta), points) - known
             return jnp.sum(mass[:, None] * gap**2) / (2 * model.noise**2)
 
-        return jax.jit(of_regression)
+        return _Risk(of_regression)
     x, y, mass, log_density = map(jnp.asarray, cells)
 
     def of_density(theta):
         return mass @ (log_density - log_densities(model, unflatten(theta), x, y))
 
-    return jax.jit(of_density)
+    return _Risk(of_density)
 
 
-def _newton(risk: Callable, theta: np.ndarray, fitter: Fitter) -> np.ndarray:
+def _newton(risk: _Risk, theta: np.ndarray, fitter: Fitter) -> np.ndarray:
     """Newton's steps within the box, as long as they lower the slope of the risk, whose own digits end early, and do
     not raise it; gauges stay."""
-    slope, bend = jax.jit(jax.grad(risk)), jax.jit(jax.hessian(risk))
     at, lower, upper = theta, np.asarray(fitter.lower), np.asarray(fitter.upper)
     for _ in range(_NEWTON):
-        step = np.linalg.lstsq(np.asarray(bend(at)), -np.asarray(slope(at)), rcond=1e-11)[0]
+        step = np.linalg.lstsq(np.asarray(risk.hessian(at)), -np.asarray(risk.slope(at)), rcond=1e-11)[0]
         ahead = np.clip(at + step, lower, upper)
-        falls = np.linalg.norm(slope(ahead)) < np.linalg.norm(slope(at))
-        if not falls or float(risk(ahead)) > float(risk(at)) * (1 + SAME_RISK):
+        falls = np.linalg.norm(risk.slope(ahead)) < np.linalg.norm(risk.slope(at))
+        if not falls or float(risk.value(ahead)) > float(risk.value(at)) * (1 + SAME_RISK):
             return at
         at = ahead
     return at
 
 
-def _least_eigenvalue(model: Model, law: Law | None, params: Parameters, risk: Callable, theta: np.ndarray) -> float:
+def _least_eigenvalue(model: Model, law: Law | None, params: Parameters, risk: _Risk, theta: np.ndarray) -> float:
     """0 where the Hessian is singular along a direction that moves the measure."""
-    hessian = np.asarray(jax.jit(jax.hessian(risk))(theta))
+    hessian = np.asarray(risk.hessian(theta))
     unit = 1 / np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
     values, basis = np.linalg.eigh(hessian * np.outer(unit, unit))
     flat = np.abs(values) <= DEPENDENT**1.5 * np.max(np.abs(values))
     null = unit[:, None] * basis[:, flat]
-    moved = Neighbourhood(model, params, law).changes(null).values() if flat.any() else []
-    if any(np.any(np.abs(change) > 1e-6 * np.linalg.norm(null, axis=0)) for change in moved):
+    if flat.any() and Neighbourhood(model, params, law).moves_measure(null):
         return 0.0
     return float(values[~flat][0])
-
-
-def _names(fitter: Fitter) -> list[str]:
-    """The free coordinate that each entry of theta belongs to."""
-    numbered = fitter.unflatten_free(np.arange(len(np.asarray(fitter.lower)), dtype=float))
-    found = {int(i): name for name, value in numbered.items() for i in np.ravel(np.asarray(value))}
-    return [found[i] for i in range(len(found))]

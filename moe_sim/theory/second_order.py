@@ -14,7 +14,7 @@ from moe_sim.data.covariates import Law
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.cone import lengths
 from moe_sim.theory.curves import RANK, combination
-from moe_sim.theory.influence import atom_names, influences, places
+from moe_sim.theory.influence import atom_names, influences, place_of
 
 NOTHING_SEEN = 1e-6  # least second order effect below which there is none
 _STARTS = 20
@@ -56,7 +56,7 @@ def second_order(model: Model, truth: Parameters, law: Law | None) -> list[Secon
     found = []
     for j in np.flatnonzero(model.divisible(truth)):
         names, curve = known[j]
-        seen_by_measure = _canonical_directions(model, truth, groups[j], int(j), len(names))
+        seen_by_measure = _canonical_directions(model, truth, int(j), len(names))
         least, at = _least_ratio(seen_by_measure.T @ curve @ seen_by_measure, tangents)
         at = seen_by_measure @ at
         largest = at / np.max(np.abs(at))
@@ -65,17 +65,15 @@ def second_order(model: Model, truth: Parameters, law: Law | None) -> list[Secon
     return found
 
 
-def _canonical_directions(model: Model, truth: Parameters, group: str, atom: int, count: int) -> np.ndarray:
+def _canonical_directions(model: Model, truth: Parameters, atom: int, count: int) -> np.ndarray:
     """Directions (count, r) in which an atom moves that move its canonical place too: a declared scale is none."""
     if not model.has_canonical:
         return np.eye(count)
+    group, row, eta, back = place_of(model, truth, atom)
     _, symmetric = atom_names(model, truth, group)
-    eta, back = places(model, truth, group)
-    before = model.groups[: model.groups.index(group)]
-    row = atom - sum(model.sizes_of(truth)[other] for other in before)
 
     def place(move):
-        rows = {k: jnp.asarray(truth[k]).at[row].set(v) for k, v in back(eta[row] + symmetric @ move).items()}
+        rows = {k: jnp.asarray(truth[k]).at[row].set(v) for k, v in back(eta + symmetric @ move).items()}
         return model.measure(model.canonical(truth | rows)).location
 
     slope = np.asarray(jax.jacfwd(place)(jnp.zeros(count))).reshape(-1, count)
