@@ -16,6 +16,8 @@ import moe_sim as _  # noqa: F401  (switches JAX to x64: the NIST models need it
 from moe_sim.errors import InputError
 from moe_sim.fitting import memory
 
+gc.set_threshold(200_000)  # traces of JAX make objects by the million, which stay: not to be looked through every 700
+
 MOST_MEMORY = 2_000_000_000  # bytes of a process, above which it forgets what it has compiled
 MADE: set[tuple[str, int]] = set()  # file and line of every InputError that was made
 _WHOLE = pytest.StashKey[bool]()

@@ -5,6 +5,7 @@ Modules that compute are imported where a command needs them: what only reads a 
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import warnings
@@ -27,11 +28,15 @@ for group in (runs, new, fit, checks, theory, replay):
     app.add_typer(group.app)
 app.add_typer(bridge.app, name="bridge")
 
+_YOUNG = 200_000  # objects made between two looks of the garbage collector
+
 
 def main() -> None:
     """Entry point: bad input becomes one line and exit status 2, Ctrl-C status 130."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see ``_engine``
         signal.signal(signal.SIGINT, _interrupt)
+    # Loading JAX and tracing make objects by the million, which stay: to look through them every 700 took a tenth.
+    gc.set_threshold(_YOUNG)
     warnings.showwarning = _warn
     try:
         status = app(standalone_mode=False) or 0  # outside standalone mode a typer.Exit comes back as its status

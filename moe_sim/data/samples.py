@@ -115,6 +115,12 @@ register_dataclass(CountedSample, ["x", "y", "weight", "reference", "chunks", "s
 register_dataclass(Subsample, ["whole", "chunks"], [])
 
 
+def one_chunk_holds(sample) -> bool:
+    """Whether there is room for one chunk only, so that no loop over chunks is needed."""
+    whole = sample.whole if isinstance(sample, Subsample) else sample
+    return not isinstance(whole, StreamedSample) and whole.weight.shape[-2] == 1
+
+
 def at(samples, index):
     """The samples ``index`` of a batch (leaves with a first axis): a batch again, or one sample for a number."""
     if isinstance(samples, Subsample):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from moe_sim.data.samples import CountedSample
+from moe_sim.data.samples import CountedSample, one_chunk_holds
 from moe_sim.likelihood import gaussian_mixture
 from moe_sim.models.base import Atoms, Density, Model, Regression
 from moe_sim.models.form import Form
@@ -207,8 +207,9 @@ def without_padding(x, y, weight):
 
 def sum_chunks(one_chunk: Callable, sample):
     """Sum of ``one_chunk(x, y, weight)``, a pytree, over the chunks of the sample; of counts with ``reference``."""
-    if isinstance(sample.chunks, int) and sample.chunks == 1:
+    if one_chunk_holds(sample):
         return one_chunk(*sample.chunk(0))
-    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(lambda: one_chunk(*sample.chunk(0))))
-    add = lambda i, total: jax.tree.map(jnp.add, total, one_chunk(*sample.chunk(i)))  # noqa: E731
+    one = jax.jit(lambda i: one_chunk(*sample.chunk(i)))  # traced once: here, and not again in the loop
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, 0))
+    add = lambda i, total: jax.tree.map(jnp.add, total, one(i))  # noqa: E731
     return jax.lax.fori_loop(0, sample.chunks, add, zero)

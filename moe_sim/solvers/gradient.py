@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from moe_sim.likelihood.objective import Passes
 from moe_sim.solvers.certificate import still_promised
@@ -25,6 +24,8 @@ def gradient_descent(
     each (1e-2; line search). It stops like ``trust_region``: when an exact Newton step, at most ten standard
     errors long, promises less than ``tolerance`` log-likelihood units.
     """
+    import optax  # which other solvers need not wait for
+
     rate = _RATE[optimizer] if learning_rate is None else learning_rate
     method = {
         "adam": lambda: optax.adam(rate),
