@@ -383,6 +383,20 @@ MUTANTS = [
         "return float(0.5 * model.noise / np.sqrt(n))",
         "least_favourable minimax",
     ),
+    Mutant(
+        "split atoms that move together",
+        "fitting/splits.py",
+        "free[name][atom + 1] -= step",
+        "free[name][atom + 1] += step",
+        "splits",
+    ),
+    Mutant(
+        "any change of a slope's sign a kink",
+        "fitting/kinks.py",
+        "((above - below) * unit[j] > JUMP)",
+        "((above - below) * unit[j] > 0)",
+        "kinks_held",
+    ),
 ]
 
 

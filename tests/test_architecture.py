@@ -23,8 +23,8 @@ EXEMPT = {"__init__", "__main__", "_engine"}
 # A family of claims has one note of its name; its claims are named after it.
 FAMILIES = [
     "prefix-independent", "prefix-shared-linear", "prefix-shared-network", "prefix-mixture", "softmax-gaussian",
-    "gaussian-gated", "ls-softmax", "ls-sigmoid", "ls-quadratic", "ls-cosine", "ls-laplace", "input-free",
-    "softmax-multinomial", "temperature-gaussian",
+    "gaussian-gated", "ls-softmax", "ls-sigmoid", "ls-normalised", "ls-quadratic", "ls-cosine", "ls-laplace",
+    "input-free", "softmax-multinomial", "temperature-gaussian",
 ]  # fmt: skip
 CLAIM = re.compile(rf"\b(?:{'|'.join(FAMILIES)})-\w+(?:-\d+)?")
 # Templates are files that users get, no modules.

@@ -231,6 +231,45 @@ class TestSecondOrder:
         assert not any(s.hides for s in second_order(monomial, truth, LAW))
 
 
+class TestNormalisedSigmoid:
+    """S(u_i) / sum_j S(u_j) where one gate is flat, three atoms for two (arXiv 2505.10860, sparse regime)."""
+
+    TRUTH = {"gate_bias": np.array([-0.5, 0.5]), "gate_slope": np.array([[0.0], [1.5]])} | EXPERTS_OF
+
+    def mean(self, params, x):
+        logit = params["gate_bias"] + np.multiply.outer(x, params["gate_slope"][:, 0])
+        weight = 1 / (1 + np.exp(-logit))
+        expert = np.tanh(np.multiply.outer(x, params["slope"][:, 0]) + params["intercept"])
+        return np.sum(weight * expert, axis=1) / np.sum(weight, axis=1)
+
+    def rows(self, bias, slope, of):
+        of = np.array(of)
+        experts = {name: np.asarray(value)[of] for name, value in EXPERTS_OF.items()}
+        return {"gate_bias": np.array(bias), "gate_slope": np.array(slope)[:, None], **experts}
+
+    def test_two_measures_by_hand(self):
+        """With s = S(b1): both masses doubled, by a copy and, as s < 1/2, by another flat gate. As S(-v) = 1 - S(v),
+        S(-v) + s = (s + (1 + s) exp(-v)) S(v), which is s (1 + exp(-u)) S(v) at v = u + log((1 + s) / s)."""
+        x = np.linspace(-2, 2, 41)
+        s = 1 / (1 + np.exp(0.5))
+        double = self.rows([np.log(2 * s / (1 - 2 * s)), 0.5, 0.5], [0.0, 1.5, 1.5], [0, 1, 1])
+        shift = np.log((1 + s) / s)
+        mirrored = self.rows([-0.5, -0.5 - shift, 0.5 + shift], [0.0, -1.5, 1.5], [0, 0, 1])
+        for other in (double, mirrored):
+            np.testing.assert_allclose(self.mean(other, x), self.mean(self.TRUTH, x), rtol=0, atol=1e-14)
+
+    def test_one_is_found(self):
+        (found,) = found_in(regression("tanh", "normalised-sigmoid"), self.TRUTH, 3)
+        assert found.kind == "symmetry" and found.loss > 0.5 and found.difference < 1e-12
+        x = np.random.default_rng(0).uniform(-2, 2, 50)
+        measure = {name: np.asarray(value) for name, value in found.measure.items()}
+        np.testing.assert_allclose(self.mean(measure, x), self.mean(self.TRUTH, x), rtol=0, atol=1e-10)
+
+    def test_as_many_atoms_as_true_and_softmax_gates_have_none(self):
+        assert found_in(regression("tanh", "normalised-sigmoid"), self.TRUTH, 2) == []
+        assert found_in(regression("tanh"), SOFTMAX | EXPERTS_OF, 3) == []
+
+
 def test_a_user_written_gate_is_asked_alike():
     """Nothing knows names: a gate on tanh x, experts that x does not move, are split like any other."""
 

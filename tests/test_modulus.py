@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from moe_sim.models.gaussian_gated import GaussianGated
 from moe_sim.models.mixture import MixtureModel
 from moe_sim.models.softmax_gaussian import SoftmaxGaussian
 from moe_sim.simulation import predictions
-from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Descent, Modulus, grid, modulus
+from moe_sim.theory.modulus import FEWEST, FLOOR, SAME_FUNCTION, Descent, Modulus, grid, modulus, without_misses
 from moe_sim.theory.search import Branch, Search, assignments, residuals_near
 
 pytestmark = pytest.mark.computes
@@ -145,6 +146,30 @@ def test_free_keys_and_values_are_degenerate():
             assert two.voronoi(tables, *split, power) == pytest.approx(eps, rel=1e-6)
         # An atom splits into two of its key: their share of the mass and their mean's complement are free, 1 + 2.
         assert found.dimension == 3
+
+
+def test_eps_at_the_end_where_omega_rises_were_missed():
+    """Two that rise are left out; a rise before the end stays, and so does what is rounding."""
+
+    class Level(NamedTuple):
+        eps: float
+        omega: float
+
+    def kept(*omega):
+        levels = [Level(0.3 / 4**k, value) for k, value in enumerate(omega)]
+        return [level.omega for level in without_misses(levels)]
+
+    assert kept(5e-6, 9e-6, 3e-6, 9e-7, 2e-7, 3e-7, 4e-7) == [5e-6, 9e-6, 3e-6, 9e-7, 2e-7]
+    assert kept(5e-6, 9e-6, 3e-6) == [5e-6, 9e-6, 3e-6]
+    assert len(kept(1.0, 2.0, 3.0, 4.0)) == FEWEST
+    assert kept(1e-3, 1e-16, 2e-16, 1e-17, 5e-17) == [1e-3, 1e-16, 2e-16, 1e-17, 5e-17]
+
+
+@pytest.mark.parametrize("lost, degenerate", [(0, True), (1, True), (2, True), (3, False)])
+def test_one_or_two_at_the_smallest_eps_do_not_undo_so_many_zeros(lost, degenerate):
+    omega = np.array([5e-14] * 6 + [3.3e-11 / 4**k for k in range(lost)])
+    eps = 0.3 / 4.0 ** np.arange(len(omega))
+    assert Modulus("voronoi", eps, omega, [], {}, [], []).degenerate is degenerate
 
 
 def test_a_flat_set_that_the_box_cuts_short():

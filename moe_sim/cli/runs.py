@@ -149,7 +149,7 @@ def figures(
     out: Annotated[Path, typer.Option(help="Folder of the figures.")] = Path("figures"),
 ) -> None:
     """Run the registry (or what runs/ lacks of it), draw its figures, print its verdicts."""
-    from moe_sim.plots import modulus, rates
+    from moe_sim.plots import contrasts, modulus, rates
 
     done: dict[str, Any] = {}
     paths = []
@@ -161,6 +161,7 @@ def figures(
         moduli = ms.modulus(study, None, RUNS / name, searching(name))
         paths.append(modulus.write_modulus(study, moduli, out)[0])
     paths += rates.write_figures(done, out)
+    paths += contrasts.write_contrasts({name: results for name, (results, *_) in done.items()}, out)
     out_console.print(verdict_table([v for _, verdicts, _ in done.values() for v in verdicts]))
     show_paths(paths)
 

@@ -70,7 +70,7 @@ class Plan:
         """The solver from one start, in the box of the setting; limit: of iterations, where the plan does not say."""
         keywords = dict(self.keywords) | ({} if setting.groups is None else {"groups": setting.groups})
         return self.solver(
-            _passes(setting.model, self.atoms), sample, start, setting.lower, setting.upper, tolerance=tolerance,
+            passes(setting.model, self.atoms), sample, start, setting.lower, setting.upper, tolerance=tolerance,
             max_iterations=limit if self.cap is None else self.cap, **keywords,
         )  # fmt: skip
 
@@ -99,11 +99,11 @@ def compiled(plan: Plan) -> Compiled:
 def _choosing(start: str, atoms: tuple[tuple[str, int], ...], how: str) -> LaneFunction:
     def choose(setting: Setting, sample, lane):
         _, points = lane
-        model, passes = setting.model, _passes(setting.model, atoms)
+        model, of_atoms = setting.model, passes(setting.model, atoms)
         if start_rules.clusters(start, model):
             chunk = first_rows(sample)
             points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
-        value = jax.lax.map(lambda theta: passes.value(theta, head(sample)), points)
+        value = jax.lax.map(lambda theta: of_atoms.value(theta, head(sample)), points)
         best = jnp.nanargmin(value)
         return points[best], value[best]
 
@@ -126,7 +126,7 @@ def _certifying(atoms: tuple[tuple[str, int], ...], how: str) -> LaneFunction:
         if setting.truth is not None:
             at_truth = passes_of(setting.model, lambda _: setting.truth, setting.model.sizes_of(setting.truth))
             known = at_truth.value(jnp.zeros(0), sample)
-        return known, *still_promised(_passes(setting.model, atoms), sample, theta, setting.lower, setting.upper)
+        return known, *still_promised(passes(setting.model, atoms), sample, theta, setting.lower, setting.upper)
 
     return LaneFunction(certify, how)
 
@@ -146,7 +146,8 @@ def _beside(atoms: tuple[tuple[str, int], ...], how: str, number: Counts) -> Lan
     return LaneFunction(starts, how)
 
 
-def _passes(model: Model, atoms: tuple[tuple[str, int], ...]) -> Passes:
+def passes(model: Model, atoms: tuple[tuple[str, int], ...]) -> Passes:
+    """The passes over flat free coordinates (P,)."""
     return passes_of(model, parameters_of(model, dict(atoms)), dict(atoms))
 
 

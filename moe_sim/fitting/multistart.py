@@ -18,10 +18,12 @@ from moe_sim.fitting import spare
 from moe_sim.fitting import starts as start_rules
 from moe_sim.fitting.batching import batching
 from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, beside, compiled, is_small, parameters_of, unraveller
+from moe_sim.fitting.kinks import held
 from moe_sim.fitting.options import FitOptions, estimators
+from moe_sim.fitting.splits import splits, without_first
 from moe_sim.fitting.subsamples import levels, part_of, survivors
 from moe_sim.likelihood.objective import GRAIN, magnitude, passes_of
-from moe_sim.models.base import Model, Parameters
+from moe_sim.models.base import Model, Parameters, Regression
 from moe_sim.models.coordinates import ravel
 from moe_sim.models.mixture import MixtureModel
 from moe_sim.solvers.em import expectation_maximization, variance_groups
@@ -36,6 +38,8 @@ CURVATURE = -1e-3  # least scaled eigenvalue that a certified point may have
 ITERATIONS_COMPARED = 40  # on counts, after which starts are compared, as on a subsample of a longer sample
 ITERATIONS_PER_ROUND = 25  # where lanes run together
 FIRST_ORDER_ITERATIONS_PER_ROUND = 1000  # whose momentum is lost between rounds
+
+SPLIT_FROM = 1  # round from which atoms are split: where one round of quasi-random points certifies, none need be
 
 _PATIENCE = 10  # scoring steps before the exact Hessian, which costs a mixture little more than a score
 
@@ -123,7 +127,7 @@ class Fitter:
         self.tolerance = options.solver.get("tolerance", 0.0 if self.direct else TOLERANCE)
         self.cap = self._cap()
         self.plan = self._plan()
-        self.spares = self._has_spares()
+        self.spares, self.splits = self._has_spares()
         groups = self._groups(model) if options.estimator in ("em", "steps") else None
         self.setting = Setting(model, self.lower, self.upper, self.truth, groups)
 
@@ -151,13 +155,18 @@ class Fitter:
             return self.plan, min(500, self.options.max_iterations)
         return replace(self.plan, solver=trust_region, keywords=()), 100
 
-    def _has_spares(self) -> bool:
+    def _has_spares(self) -> tuple[bool, bool]:
         """Whether an atom may be one too many, so that starts with a spare one are tried: where it may go anywhere,
-        data lead to the best place by chance only."""
+        data lead to the best place by chance only. The first: among clusters; the second: by splits, as a regression
+        has none."""
         fitted = self.model.total(self.options.atoms)
         known = 1 if self.truth is None else self.model.count(self.truth)
-        placed = start_rules.clusters(self.options.start, self.model) and hasattr(self.model, "log_gates")
-        return placed and len(self.model.groups) == 1 and not self.direct and fitted > known
+        spare = len(self.model.groups) == 1 and not self.direct and fitted > known and self.options.start == "data"
+        placed = start_rules.clusters(self.options.start, self.model)
+        return (
+            spare and placed and hasattr(self.model, "log_gates"),
+            spare and isinstance(self.model, Regression) and self.model.divide_mass is not None,
+        )
 
     def _groups(self, model: Model):
         if not isinstance(model, MixtureModel):
@@ -239,7 +248,9 @@ class Fitter:
         pending = np.arange(count)
         head = samples if is_small(samples) else part_of(samples, 1)
         checked = np.zeros((4, count))
+        settled: dict[int, np.ndarray] = {}
         before = np.full(count, np.inf)  # objectives without the last starts that had a spare atom
+        begun = np.zeros((count, 0, len(self.lower)))  # starts of this round; where atoms are split, of all so far
         for attempt in range(max(1, self.options.budget)):
             points = first
             if points is None or attempt:
@@ -248,15 +259,18 @@ class Fitter:
             spent.starts[pending] += size
             start, value = self._improve(head, replicate, points.reshape(len(replicate), *points.shape[2:]))
             lanes.append(self._follow(samples, replicate, start, value, spent))
-            if self.spares:
+            of_round = np.zeros((count, size, len(self.lower)))
+            of_round[pending] = start.reshape(len(pending), size, -1)
+            begun = np.concatenate([begun, of_round], axis=1) if self.splits else of_round
+            if self.spares or (self.splits and attempt >= SPLIT_FROM):
                 before = least(lanes, count)
                 # Where data lead to spikes only, a place that one is led to beside them is no better estimate.
                 sound = np.isfinite(before[pending])
                 if sound.any():
                     children = [_of_round(_of_round(seeds[r], attempt), 0) for r in pending[sound]]
-                    begun = start.reshape(len(pending), size, -1)[sound]
-                    lanes.append(self._beside(samples, head, pending[sound], begun, children, spent))
-            fits = self._judge(samples, lanes, spent, pending, checked, before)
+                    who = pending[sound]
+                    lanes.append(self._beside(samples, head, who, begun[who], children, spent))
+            fits = self._judge(samples, lanes, spent, pending, checked, before, settled)
             pending = np.flatnonzero(fits.certificate != "certified")
             if not len(pending):
                 break
@@ -324,10 +338,15 @@ class Fitter:
         base = fewer(start, head)
         if not is_small(samples) and int(np.max(samples.chunks)) > 1:
             base = fewer(base[:, None], part)
-        number = spare.counts(samples)
-        points = beside(self.plan, number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
-        replicate = np.repeat(pending, number.total)
-        spent.starts[pending] += number.total
+        if self.splits:
+            fewer_atoms = [without_first(self.model, self.unflatten(theta)) for theta in base]
+            rows = zip(fewer_atoms, seeds, strict=True)
+            points = np.stack([splits(self.model, *row, self.lower, self.upper) for row in rows])
+        else:
+            number = spare.counts(samples)
+            points = beside(self.plan, number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
+        replicate = np.repeat(pending, points.shape[1])
+        spent.starts[pending] += points.shape[1]
         points = points.reshape(len(replicate), -1)
         return self._follow(samples, replicate, points, None, spent, smallest=spare.MOST_CHUNKS)
 
@@ -346,11 +365,29 @@ class Fitter:
         """Whether a variance lies on its lower bound, (K,) of thetas (K, P)."""
         return np.any((theta <= np.asarray(self.lower) + 1e-6) & self._scales, axis=1)
 
-    def _judge(self, samples, lanes: list[Lanes], spent: _Spent, pending, checked, before) -> Fits:
+    def _hold(self, samples, pending, theta, checked, settled: dict[int, np.ndarray]) -> None:
+        """Ends that are no minimum of a smooth function may be one on a kink (see ``kinks``): those are ``settled``.
+
+        Not on samples of many chunks, among whose rows kinks are too small to see.
+        """
+        if self.direct or not is_small(samples):
+            return
+        for r in pending:
+            settled.pop(r, None)
+            _, objective, promised, least = checked[:, r]
+            if not np.isfinite(objective) or (promised <= PROMISE and least >= CURVATURE):
+                continue
+            found = held(self.plan, self.setting, samples, r, theta[r], self.options.max_iterations)
+            if found is not None and found.objective <= objective + PROMISE:
+                settled[r] = found.theta
+                checked[1:, r] = found.objective, found.promised, found.least
+
+    def _judge(self, samples, lanes: list[Lanes], spent: _Spent, pending, checked, before, settled) -> Fits:
         """Best fit, certificate and near-minimisers of each replicate from all lanes so far.
 
         ``checked`` (4, R) is what ``certify`` found, of which the replicates ``pending`` have to be looked at again.
         before: the least objectives (R,) before the last starts with a spare atom, infinite where there were none.
+        settled: best fits that lie on a kink, by replicate.
         """
         owner, copies, every, spoilt = together = jax.tree.map(lambda *parts: np.concatenate(parts), *lanes)
         # A spike of the likelihood is no estimate: it is the best only where there is nothing else.
@@ -358,7 +395,11 @@ class Fitter:
         order = np.lexsort((value, spoilt, owner))
         best = order[np.searchsorted(owner[order], np.arange(checked.shape[1]))]
         close = (value <= value[best][owner] + NEAR) & (spoilt == spoilt[best][owner])
-        checked[:, pending] = compiled(self.plan).certify(self.setting, (pending, every.theta[best][pending]), samples)
+        theta = every.theta[best]
+        checked[:, pending] = compiled(self.plan).certify(self.setting, (pending, theta[pending]), samples)
+        self._hold(samples, pending[~spoilt[best][pending]], theta, checked, settled)
+        for r, point in settled.items():
+            theta[r] = point
         at_truth, objective, promised, least = checked.copy()
         agreeing = np.bincount(owner, close * copies, minlength=len(best)).astype(int)
         status = every.status[best]
@@ -383,7 +424,7 @@ class Fitter:
         )  # fmt: skip
         near = [every.theta[close & (owner == r)] for r in range(len(best))]
         return Fits(
-            every.theta[best], objective, at_truth, status, promised, least, agreeing,
+            theta, objective, at_truth, status, promised, least, agreeing,
             spent.starts.astype(int), spent.iterations.astype(int), spent.passes.copy(), certificate, near,
             together,
         )  # fmt: skip

@@ -26,7 +26,7 @@ class FitOptions:
     """How to fit; the ``[fit]`` table of a study.
 
     budget: at most this many times ``starts`` starts are spent on a replicate that is not certified, those with a spare
-        atom (``spare``) not counted.
+        atom (``spare``, ``splits``) not counted.
     spread: noise of the ``wide`` and ``truth`` start rules (default in ``SPREAD``): a number for all free
         coordinates, or a number for each of those named (0 for the others).
     spread_exponent: that noise falls like n^-spread_exponent. An artefact to be studied, not to be used.

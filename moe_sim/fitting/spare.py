@@ -84,27 +84,27 @@ def fewer(model: Model, shapes: dict[str, tuple[int, ...]], lower, upper) -> tup
     shapes: of the named free coordinates that are raveled in ``lower`` and ``upper``.
     """
     low, high = (unravel(shapes, np.array(end)) for end in (lower, upper))
-    masses = _masses(model)
-    for name in _of_atoms(model):
+    of_mass = masses(model)
+    for name in of_atoms(model):
         middle = np.clip(0.0, low[name][0], high[name][0])
-        low[name][0] = high[name][0] = VANISHED if name in masses else middle
+        low[name][0] = high[name][0] = VANISHED if name in of_mass else middle
     return ravel(low), ravel(high)
 
 
-def _of_atoms(model: Model) -> list[str]:
+def of_atoms(model: Model) -> list[str]:
     """Names of the free coordinates of which each atom has its own."""
     declared = model.parameters()
     return [free for name, names in free_names(declared).items() if not declared[name].shared for free in names]
 
 
-def _masses(model: Model) -> list[str]:
+def masses(model: Model) -> list[str]:
     """Names of the free coordinates that are logarithms of masses."""
     return [free_names(model.parameters())[name][0] for name in model.masses.values()]
 
 
 def _gates(model: Model) -> set[str]:
     """Names of the gates that are relative to that of the last atom, masses left out."""
-    return {name for name, p in model.parameters().items() if p.domain is GATE} - set(_masses(model))
+    return {name for name, p in model.parameters().items() if p.domain is GATE} - set(masses(model))
 
 
 def cluster(model: Model, u, kind, x, y, weight):
@@ -151,7 +151,7 @@ def starts(model: Any, named: Callable, theta, u: Numbers, sample, lower, upper,
 
     named: from flat free coordinates to named ones. lower, upper: the box of the starts.
     """
-    base, (mass_name,), relative = named(theta), _masses(model), _gates(model)
+    base, (mass_name,), relative = named(theta), masses(model), _gates(model)
     x, y, weight = first_rows(sample)
     log_gates = jax.vmap(lambda free, x: model.log_gates(model.constrain(free), x), (None, 0))
     share = weight @ jax.nn.softmax(log_gates(base, x), axis=1)

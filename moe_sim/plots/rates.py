@@ -58,7 +58,7 @@ def draw_curve(axes, data: pd.DataFrame, colour: str, **style) -> None:
     axes.fill_between(data["n"], data["low"], data["high"], color=colour, alpha=0.2, linewidth=0)
 
 
-def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4, lift=0.4) -> None:
+def claimed_line(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4, lift=0.4) -> None:
     """A dashed line of the claimed shape, below the curve wherever it is drawn, with its formula."""
     data = data[data["n"] >= start]
     if len(data) < 2:
@@ -68,9 +68,10 @@ def _claimed(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start=1e4
     above = np.min(np.log(data["value"]) - log_shape(data["n"], exponent, log_power))
     line = lift * np.exp(log_shape(n, exponent, log_power) + above)
     axes.plot(n, line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
-    axes.update_datalim([(n[18], line[18] / 2.2)])  # room for the formula, which hangs below a line that hardly falls
+    at = 18 if n[-1] >= 1e4 * n[0] else 28  # the formula is one decade long where there are three
+    axes.update_datalim([(n[at], line[at] / 2.2)])  # room for the formula, which hangs below a line that hardly falls
     axes.annotate(
-        _power(exponent, log_power), (n[18], line[18]), xytext=(-3, -3), textcoords="offset points", color="0.2",
+        _power(exponent, log_power), (n[at], line[at]), xytext=(-3, -3), textcoords="offset points", color="0.2",
         ha="right", va="top", fontsize=8,
     )  # fmt: skip
 
@@ -173,7 +174,7 @@ def _rates_panel(axes, results: Results, loss: str, v: Verdict | None, constants
     predicted = predicted_curve(results, loss, constants)
     axes.plot(predicted["n"], predicted["value"], color=_PREDICTED, linewidth=0.9)
     if v is not None and v.exponent is not None:
-        _claimed(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
+        claimed_line(axes, data, v.exponent, v.log_power, min(v.sizes, default=1e4))
     density = isinstance(results.study.problem.model, Density)
     frame(axes, _judged(v), label("hellinger" if density and loss == "function" else loss))
 
@@ -186,19 +187,22 @@ def _judged(v: Verdict | None) -> str:
     return f"{'no polynomial rate' if v.kind == 'lower' else f'{v.kind} claim'}: {v.verdict}\n{slope}"
 
 
-def headline(over: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
-    """Function error, Voronoi loss and atom distances of over-specified fits, by structure."""
+def headline(over: dict[str, Results], stacked: bool = False) -> tuple[Figure, pd.DataFrame]:
+    """Function error, Voronoi loss and atom distances of over-specified fits, by structure.
+
+    Side by side for the width of a page, 7.6 inches, or ``stacked`` for a column of 3.3 inches.
+    """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.1), layout="constrained")
-        data = headline_panels(figure.subplots(1, 3), over)
-        headline_legend(figure, over)
+        figure = Figure(figsize=(3.3, 7.4) if stacked else (7.6, 3.1), layout="constrained")
+        data = headline_panels(figure.subplots(*(3, 1) if stacked else (1, 3)), over)
+        headline_legend(figure, over, 2 if stacked else None)
         note(figure, "2 true prefixes, 3 fitted. " + caption(*over.values()))
     return figure, data
 
 
-def headline_legend(figure: Figure, structures) -> None:
+def headline_legend(figure: Figure, structures, columns: int | None = None) -> None:
     shapes = [handle("0.3", "several atoms a cell"), handle("0.3", "one atom a cell", "^", "-.")]
-    legend(figure, [handle(STRUCTURES[name], name) for name in structures] + shapes)
+    legend(figure, [handle(STRUCTURES[name], name) for name in structures] + shapes, columns=columns)
 
 
 def headline_panels(panels, over: dict[str, Results]) -> pd.DataFrame:
@@ -215,17 +219,17 @@ def headline_panels(panels, over: dict[str, Results]) -> pd.DataFrame:
         return data
 
     errors = [add(left, name, "function") for name in over]
-    _claimed(left, min(errors, key=lambda d: d["value"].iloc[-1]), 0.5)
+    claimed_line(left, min(errors, key=lambda d: d["value"].iloc[-1]), 0.5)
     frame(left, "the function converges in all", _NAMES["function"])
     tied = [add(middle, name, "voronoi") for name in over if name != "independent"]
     add(middle, "independent", "voronoi")
-    _claimed(middle, min(tied, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5)
+    claimed_line(middle, min(tied, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5)
     frame(middle, "the parameters only where tied", _NAMES["voronoi"])
     multi = [add(right, name, "atoms:multi") for name in over if name != "independent"]
     add(right, "independent", "atoms:multi")
     single = [add(right, name, "atoms:single", marker="^", linestyle="-.") for name in over if name != "independent"]
-    _claimed(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
-    _claimed(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
+    claimed_line(right, min(multi, key=lambda d: d["value"].iloc[-1]), 0.25, 0.25, 1e5)
+    claimed_line(right, min(single, key=lambda d: d["value"].iloc[-1]), 0.5, 0.5, 1e5)
     frame(right, "tied: alone 1/2, sharing 1/4", "rms distance to the true atom")
     return pd.concat(parts, ignore_index=True)
 
@@ -247,7 +251,7 @@ def near_minimisers(pair: dict[str, Results], loss: str = "voronoi") -> tuple[Fi
                 data = curve(results, loss, of)
                 parts.append(data.assign(structure=name, loss=loss, statistic=of))
                 draw_curve(axes, data, colour or STRUCTURES[name], marker=marker, linestyle=line)
-            _claimed(axes, parts[-1], 0.5, 0.5)
+            claimed_line(axes, parts[-1], 0.5, 0.5)
             frame(axes, f"{name}: 2 true prefixes, 3 fitted", _NAMES["voronoi"] if axes is panels[0] else "")
         legend(figure, [handle(c or "0.15", label, marker, line) for c, label, marker, line in styles.values()])
         near = "Near-minimisers are fits within 0.5 log-likelihood units of the best. "
@@ -271,5 +275,6 @@ def write_figures(done: dict[str, tuple[Results, list[Verdict], Constants]], out
     if len(pair) == 2:
         paths.append(write(out, "near-minimisers", *near_minimisers(pair))[0])
     if len(over) == len(STRUCTURES):
+        write(out, "headline-column", *headline(over, stacked=True))
         paths.append(write(out, "headline", *headline(over))[0])
     return paths

@@ -68,7 +68,7 @@ def frame(axes, title: str, ylabel: str = "") -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
-    if 0 < low < high < 10 * low:  # powers of ten alone would leave one tick, or none, to read off
+    if low > 0 and np.floor(np.log10(high)) <= np.ceil(np.log10(low)):  # powers of ten alone: one tick, or none
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

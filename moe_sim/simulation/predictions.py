@@ -28,7 +28,7 @@ from moe_sim.theory.modulus import modulus as search
 from moe_sim.theory.possible import Rate, asymptotic_exponent, rate, rows
 from moe_sim.theory.projection import projection
 
-VERSION = 2  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
+VERSION = 3  # of what is kept: raised when numbers or their form change, so that older ones are computed anew
 
 
 def modulus(

@@ -7,14 +7,15 @@ doubling: two copies of every atom, their gates moved by +t and -t. Where logits
 mute: a spare atom whose expert is zero, so that its gate and mass may be anything, where gates are not normalised.
 gauge: a curve of measures of as many atoms as the truth that the model does not declare, and the one-parameter group
     that moves along it, where it is one.
-symmetry: a measure of as many atoms elsewhere, as where S(-u) = 1 - S(u) or where kinds of atoms may be exchanged.
+symmetry: a measure elsewhere, of as many atoms or of one more, as where S(-u) = 1 - S(u) or where kinds of atoms may be
+    exchanged.
 
 What is found holds; that nothing is found says that no start led there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -22,13 +23,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from moe_sim.data.cells import few_cells
 from moe_sim.data.covariates import Law
+from moe_sim.data.draw import population
 from moe_sim.fitting.batching import LaneFunction
 from moe_sim.fitting.compiled import parameters_of
 from moe_sim.fitting.measured import LossFunction
-from moe_sim.fitting.options import FitOptions
+from moe_sim.fitting.multistart import Fitter
+from moe_sim.fitting.options import FitOptions, estimators
+from moe_sim.fitting.splits import splits
 from moe_sim.losses.voronoi import Loss, loss_of
-from moe_sim.models.base import Model, Parameters
+from moe_sim.models.base import Density, Model, Parameters
 from moe_sim.theory.curves import RANK, combination, coordinates, echelon, followed, group_of, null_directions
 from moe_sim.theory.level import least_on_level
 from moe_sim.theory.search import SAME_FUNCTION, Branch, Search, owners, residuals_near
@@ -38,6 +43,11 @@ MOVED = 1e-6  # by which a block differs from that of the truth, if it does
 ELSEWHERE = 1e-2  # loss from which a measure counts as another one
 _STARTS = 8  # of a splitting, and of the search for measures elsewhere beside those with signs changed
 _ITERATIONS = 200
+_SPLITS = 128  # of atoms of the truth, from which measures of one atom more are looked for
+_SIZE, _SAME = (
+    1e10,
+    1e-3,
+)  # of the population's sample, and the log-likelihood units by which its fits may miss its function
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,8 @@ class Closure:
 def closures(model: Model, truth: Parameters, law: Law | None, options: FitOptions) -> list[Closure]:
     """All that are found of measures with as many atoms as ``options`` fits; arguments are fields of ``study.problem``.
 
-    Curves and measures elsewhere are looked for among those of as many atoms as the truth.
+    Curves are looked for among measures of as many atoms as the truth, measures elsewhere among those of one atom more
+    too, where nothing else is found.
     """
     true, fitted = model.sizes_of(truth), model.sizes(options.atoms)
 
@@ -84,16 +95,35 @@ def closures(model: Model, truth: Parameters, law: Law | None, options: FitOptio
             if not any(c.kind == "mute" and kinds[c.atoms[0] - 1] == group for c in found):
                 found += doubled.mutes(int(atom))
     for group, size in true.items():
+        if fitted[group] > size and not found:  # a family of them would be found again, one at a time
+            first = np.arange(len(kinds)) == np.argmax(kinds == group)
+            more = place(true | {group: size + 1}, 1 + first)
+            found += more.elsewhere(_from_splits(model, truth, law, more.options))
         if fitted[group] >= 2 * size and np.all(model.divisible(truth)[kinds == group]):
             found += place(true | {group: 2 * size}, 1 + (kinds == group)).doublings(group)
     return found
+
+
+def _from_splits(model: Model, truth: Parameters, law: Law | None, options: FitOptions) -> np.ndarray:
+    """Ends (K, P) of fits of the population, from splits of atoms of the truth, that have its function as far as fits
+    tell; none where it has many cells."""
+    cells = None
+    if isinstance(model, Density):
+        cells = few_cells(model, truth, law, model.bounds(options.atoms, options.bound, options.bias_bound)[0])
+        if cells is None:
+            return np.zeros((0, 0))
+    plain = replace(options, estimator=estimators(model)[0], solver={}, max_iterations=_ITERATIONS)
+    fitter = Fitter(model, truth, plain)
+    starts = splits(model, truth, np.random.SeedSequence(0), fitter.lower, fitter.upper, _SPLITS)
+    found = fitter.solve(population(model, truth, law, _SIZE, cells), np.zeros(len(starts), int), starts)
+    return np.asarray(found.theta)[np.asarray(found.objective) < _SAME]
 
 
 class _Place:
     """A cover of the truth by so many atoms on each true one, and what can be solved for near it."""
 
     def __init__(self, model: Model, truth: Parameters, law: Law | None, options: FitOptions, way: tuple[int, ...]):
-        self.model, self.truth = model, truth
+        self.model, self.truth, self.options = model, truth, options
         self.whole: Loss = loss_of(model, "voronoi")
         self.search = Search(model, truth, law, options, [self.whole])
         self.branch = Branch(self.search, way)
@@ -141,16 +171,16 @@ class _Place:
             found.append(self.closure("gauge", text, list(range(1, len(self.owner) + 1)), way.end, None))
         return found
 
-    def elsewhere(self) -> list[Closure]:
-        """Measures of as many atoms that are not the truth: from those with signs of an atom's gate or expert changed,
-        and from random ones of the box."""
+    def elsewhere(self, ends: Iterable[np.ndarray] = ()) -> list[Closure]:
+        """Measures of so many atoms that are not the truth: from those with signs of an atom's gate or expert changed,
+        from random ones of the box, and from these ``ends`` of fits (P,)."""
         gate, _ = self.coordinates_of_gates()
         starts = []
         for atom in range(self.owner.max() + 1):
             for chosen in (gate & self.moves(atom), ~gate & self.moves(atom), self.moves(atom)):
                 starts.append(np.where(chosen, -self.centre, self.centre))
         size = np.maximum(np.abs(self.centre), 0.5 * np.max(np.abs(self.centre)))
-        starts += list(size * self.rng.normal(size=(_STARTS, len(size))))
+        starts += [*(size * self.rng.normal(size=(_STARTS, len(size)))), *ends]
         everything = np.ones(len(self.centre), bool)
         known: list[np.ndarray] = []
         found = []

@@ -35,6 +35,7 @@ FLOOR = 2e-12  # distance below which rounding begins to tell by 0.1%: no smalle
 # Fresh starts at each of the first eps, over all assignments, and at the later ones, where offsets of different orders
 # in eps have come apart: points that are led down know best there.
 STARTS, FIRST, LATER = 64, 5, 8
+FEWEST = 3  # eps that are kept in any case
 SWEEPS = 2  # up and down again, at most, while that finds smaller omega
 ENDED = 1e-4  # part of omega that a window of iterations must gain, where the best points are followed to the end
 STEEPER = 3.0  # by how much the power of eps may rise from one eps to the next
@@ -120,12 +121,15 @@ class Modulus:
 def _zero_from(eps: np.ndarray, omega: np.ndarray) -> int | None:
     """From where on omega is zero to rounding (NaN is not known); None where the last that is known is not.
 
-    Nor where it may have come down to rounding by a power of eps: the last that was seen, and ``STEEPER``. One that is
-    not zero after so many that are, at the smallest eps of all, is what rounding of the loss made of it.
+    Nor where it may have come down to rounding by a power of eps: the last that was seen, and ``STEEPER``. One or two
+    that are not zero after so many that are, at the smallest eps of all, are what rounding of the loss made of them.
     """
     known = np.flatnonzero(~np.isnan(omega))
-    if len(known) > FIRST and omega[known[-1]] >= SAME_FUNCTION > np.max(omega[known[-1 - FIRST : -1]]):
-        known = known[:-1]
+    for last in (1, 2):
+        end, before = known[-last:], known[-last - FIRST : -last]
+        if len(before) == FIRST and np.min(omega[end]) >= SAME_FUNCTION > np.max(omega[before]):
+            known = known[:-last]
+            break
     above = known[omega[known] >= SAME_FUNCTION]
     first = known[known > (above[-1] if len(above) else -1)][:1]
     if not len(first):
@@ -199,6 +203,17 @@ class _Level(NamedTuple):
         return bool(others and max(others) < FLOOR) if degenerate else self.omega < FLOOR
 
 
+def without_misses(levels: list[_Level]) -> list[_Level]:
+    """The levels without the last ones at which omega is more than at a larger eps: there no start led to the least.
+
+    Far from the truth omega may rise as eps falls, where another measure is near; at the end of the way it cannot.
+    """
+    kept = list(levels)
+    while len(kept) > FEWEST and kept[-1].omega > kept[-2].omega > SAME_FUNCTION:
+        kept.pop()
+    return kept
+
+
 class Descent:
     """The search for one loss of a ``Search``: the best points at each eps, by the assignment that they began with."""
 
@@ -244,6 +259,7 @@ class Descent:
                 level.omega > 0.99 * omega or omega < SAME_FUNCTION for level, omega in zip(levels, before, strict=True)
             ):
                 break
+        self.levels = without_misses(levels)
         return self._summary()
 
     def at(self, eps: float) -> Parameters:
