@@ -87,7 +87,7 @@ def test_who_gets_them():
     assert fitter("softmax-gaussian-over-2").spares and not fitter("softmax-gaussian-over-2").splits
 
 
-def test_they_find_what_points_in_the_box_miss(monkeypatch):
+def test_they_find_what_points_in_the_box_miss():
     """Laplace gates: 16 points in the box leave fits above the objective at the truth, which no least squares are."""
     fit, samples, seeds = begun("ls-laplace-tanh", 4, 1e12, budget=2)
     found = fit.fit(samples, seeds, 1e12)

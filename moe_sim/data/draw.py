@@ -18,6 +18,8 @@ from moe_sim.models import pytrees as pytrees  # models are arguments of jitted 
 from moe_sim.models.base import Density, Model, Regression
 from moe_sim.models.part import Part
 
+POPULATION = 1e10  # size of the sample that stands for the law: tolerances of fits are in units of log-likelihood
+
 
 @jax.jit
 def means(model: Regression, params, points):
@@ -46,16 +48,16 @@ def mean_samples(model: Regression, truth, law: Law, n: int, seeds: list[np.rand
     return StoredSample(*(v[:, None] for v in (x, y, count)))
 
 
-def population(model: Model, truth, law: Law | None, n: float, cells: Cells | None = None):
-    """The mean of exact samples of size n, stacked as one sample: fits of it are those of the population.
+def population(model: Model, truth, law: Law | None, cells: Cells | None = None):
+    """The mean of exact samples of size ``POPULATION``, stacked as one sample: fits of it are those of the population.
 
     cells: of a density.
     """
     if cells is not None:
-        return expected_counts(cells, n)
+        return expected_counts(cells, POPULATION)
     assert law is not None and isinstance(model, Regression)
     points, mass = law.nodes()
-    return StoredSample(*(np.asarray(v)[None, None] for v in (points, means(model, truth, points), n * mass)))
+    return StoredSample(*(np.asarray(v)[None, None] for v in (points, means(model, truth, points), POPULATION * mass)))
 
 
 class Source(Part):

@@ -99,11 +99,11 @@ def compiled(plan: Plan) -> Compiled:
 def _choosing(start: str, atoms: tuple[tuple[str, int], ...], how: str) -> LaneFunction:
     def choose(setting: Setting, sample, lane):
         _, points = lane
-        model, of_atoms = setting.model, passes(setting.model, atoms)
+        model, value_of = setting.model, passes(setting.model, atoms).value
         if start_rules.clusters(start, model):
             chunk = first_rows(sample)
             points = jax.lax.map(lambda u: _from_clusters(setting, u, *chunk), points)
-        value = jax.lax.map(lambda theta: of_atoms.value(theta, head(sample)), points)
+        value = jax.lax.map(lambda theta: value_of(theta, head(sample)), points)
         best = jnp.nanargmin(value)
         return points[best], value[best]
 

@@ -267,8 +267,8 @@ class Fitter:
                 # Where data lead to spikes only, a place that one is led to beside them is no better estimate.
                 sound = np.isfinite(before[pending])
                 if sound.any():
-                    children = [_of_round(_of_round(seeds[r], attempt), 0) for r in pending[sound]]
                     who = pending[sound]
+                    children = [_of_round(_of_round(seeds[r], attempt), 0) for r in who]
                     lanes.append(self._beside(samples, head, who, begun[who], children, spent))
             fits = self._judge(samples, lanes, spent, pending, checked, before, settled)
             pending = np.flatnonzero(fits.certificate != "certified")
@@ -339,8 +339,8 @@ class Fitter:
         if not is_small(samples) and int(np.max(samples.chunks)) > 1:
             base = fewer(base[:, None], part)
         if self.splits:
-            fewer_atoms = [without_first(self.model, self.unflatten(theta)) for theta in base]
-            rows = zip(fewer_atoms, seeds, strict=True)
+            fits = [without_first(self.model, self.unflatten(theta)) for theta in base]
+            rows = zip(fits, seeds, strict=True)
             points = np.stack([splits(self.model, *row, self.lower, self.upper) for row in rows])
         else:
             number = spare.counts(samples)

@@ -21,7 +21,7 @@ _UNEVEN = 1.0  # standard deviation of the logarithms of the two masses
 def splits(model: Model, fit: Parameters, seed: np.random.SeedSequence, lower, upper, count: int = COUNT) -> np.ndarray:
     """Starts (count, P) from ``fit``, which has one atom fewer, in the box [lower, upper] of free coordinates (P,)."""
     rng = np.random.Generator(np.random.Philox(seed))
-    atoms = model.count(fit)
+    atoms, of_mass = model.count(fit), masses(model)
     half = unravel(model.free_shapes(atoms + 1), (np.asarray(upper) - np.asarray(lower)) / 2)
     found = []
     for _ in range(count):
@@ -29,7 +29,7 @@ def splits(model: Model, fit: Parameters, seed: np.random.SeedSequence, lower, u
         both = model.overfit(fit, np.array([atom, *range(atoms)]))
         free = {name: np.array(value) for name, value in model.unconstrain(both).items()}
         for name in of_atoms(model):
-            scale = _UNEVEN if name in masses(model) else length * half[name][0]
+            scale = _UNEVEN if name in of_mass else length * half[name][0]
             step = scale * rng.normal(size=half[name][0].shape)
             free[name][0] += step
             if atom + 1 < len(free[name]):  # gates are relative to that of the last atom, which has none

@@ -66,18 +66,18 @@ CONTRASTS = {
 
 def contrast(what: Contrast, done: dict[str, Results]) -> tuple[Figure, pd.DataFrame]:
     """The figure of a contrast, as wide as a column of a page, and the numbers in it. done: its claims' results."""
-    parts = []
+    parts, handles = [], []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.5, 3.4), layout="constrained")
         axes = figure.subplots()
         for line, colour, marker in zip(what.lines, _COLOURS, _MARKERS, strict=False):
             data = curve(done[line.claim], line.loss, "median")
             parts.append(data.assign(label=line.label, claim=line.claim, loss=line.loss))
+            handles.append(handle(colour, line.label, marker))
             draw_curve(axes, data, colour, marker=marker)
             if line.exponent is not None:
                 claimed_line(axes, data, line.exponent, line.log_power)
         frame(axes, what.title, what.axis)
-        handles = [handle(c, ln.label, m) for ln, c, m in zip(what.lines, _COLOURS, _MARKERS, strict=False)]
         legend(figure, handles, columns=2)
         of = {line.claim: done[line.claim] for line in what.lines}.values()
         note(figure, f"Medians of {max(r.study.problem.replicates for r in of)} replicates a size; {accounting(*of)}")

@@ -44,10 +44,7 @@ ELSEWHERE = 1e-2  # loss from which a measure counts as another one
 _STARTS = 8  # of a splitting, and of the search for measures elsewhere beside those with signs changed
 _ITERATIONS = 200
 _SPLITS = 128  # of atoms of the truth, from which measures of one atom more are looked for
-_SIZE, _SAME = (
-    1e10,
-    1e-3,
-)  # of the population's sample, and the log-likelihood units by which its fits may miss its function
+_SAME = 1e-3  # log-likelihood units by which a fit of the population may miss its function, to be led on to it
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def closures(model: Model, truth: Parameters, law: Law | None, options: FitOptio
         if fitted[group] > size and not found:  # a family of them would be found again, one at a time
             first = np.arange(len(kinds)) == np.argmax(kinds == group)
             more = place(true | {group: size + 1}, 1 + first)
-            found += more.elsewhere(_from_splits(model, truth, law, more.options))
+            found += more.elsewhere(_from_splits(model, truth, law, more.search.fitter.options))
         if fitted[group] >= 2 * size and np.all(model.divisible(truth)[kinds == group]):
             found += place(true | {group: 2 * size}, 1 + (kinds == group)).doublings(group)
     return found
@@ -115,7 +112,7 @@ def _from_splits(model: Model, truth: Parameters, law: Law | None, options: FitO
     plain = replace(options, estimator=estimators(model)[0], solver={}, max_iterations=_ITERATIONS)
     fitter = Fitter(model, truth, plain)
     starts = splits(model, truth, np.random.SeedSequence(0), fitter.lower, fitter.upper, _SPLITS)
-    found = fitter.solve(population(model, truth, law, _SIZE, cells), np.zeros(len(starts), int), starts)
+    found = fitter.solve(population(model, truth, law, cells), np.zeros(len(starts), int), starts)
     return np.asarray(found.theta)[np.asarray(found.objective) < _SAME]
 
 
@@ -123,7 +120,7 @@ class _Place:
     """A cover of the truth by so many atoms on each true one, and what can be solved for near it."""
 
     def __init__(self, model: Model, truth: Parameters, law: Law | None, options: FitOptions, way: tuple[int, ...]):
-        self.model, self.truth, self.options = model, truth, options
+        self.model, self.truth = model, truth
         self.whole: Loss = loss_of(model, "voronoi")
         self.search = Search(model, truth, law, options, [self.whole])
         self.branch = Branch(self.search, way)

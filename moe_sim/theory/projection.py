@@ -27,7 +27,6 @@ from moe_sim.theory.asymptotics import Neighbourhood
 from moe_sim.theory.cone import DEPENDENT
 from moe_sim.theory.curves import coordinates
 
-SIZE = 1e10  # of the mean sample that is fitted: tolerances of fits are in units of log-likelihood
 STARTS, ROUNDS = 32, 4
 NEAR_RISK, SAME_RISK = 1e-6, 1e-9  # part of the least risk by which that of a start exceeds it, at first and polished
 ELSEWHERE = 1e-2  # distance of measures from which two are not one, of which the solver saw the end only
@@ -61,7 +60,7 @@ def projection(model: Model, truth: Parameters, law: Law | None, options: FitOpt
     plain = replace(options, estimator=estimators(model)[0], start="data", starts=STARTS, budget=1, spread=None,
                     spread_exponent=0.0, solver={}, max_iterations=300)  # fmt: skip
     fitter = Fitter(model, None, plain)
-    sample = population(model, truth, law, SIZE, cells)
+    sample = population(model, truth, law, cells)
     lanes = [fitter.fit(sample, [np.random.SeedSequence([1, k])]).lanes for k in range(ROUNDS)]
     theta = np.concatenate([np.asarray(part.solution.theta) for part in lanes])
     copies = np.concatenate([np.asarray(part.copies) for part in lanes])
