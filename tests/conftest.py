@@ -14,9 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import moe_sim as _  # noqa: F401  (switches JAX to x64: the NIST models need it too)
 from moe_sim.errors import InputError
-from moe_sim.fitting import memory
+from moe_sim.fitting import kept, memory
 
 gc.set_threshold(200_000)  # traces of JAX make objects by the million, which stay: not to be looked through every 700
+
+kept.ON = False  # a program to be kept takes longer to make (tests/test_kept.py)
 
 MOST_MEMORY = 2_000_000_000  # bytes of a process, above which it forgets what it has compiled
 MADE: set[tuple[str, int]] = set()  # file and line of every InputError that was made

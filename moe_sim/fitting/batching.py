@@ -11,18 +11,23 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from moe_sim.data import samples as stored
 from moe_sim.data.samples import ROWS_PER_CHUNK, StreamedSample, Subsample, at, empty, keep
+from moe_sim.fitting import kept
 from moe_sim.models import pytrees as pytrees  # models are arguments of lane functions
 
 LANES_PER_CALL = 512  # of a device, at most: the more, the evener devices are. One shape, whatever their number
 SECONDS_PER_CALL = 2.0  # where lanes run one after another: Ctrl-C and progress stay prompt
+_SPLIT = PartitionSpec(), PartitionSpec(), PartitionSpec("lane")  # what is shared, samples, lanes
+
+_every: WeakSet[LaneFunction] = WeakSet()
 
 
 def batching() -> str:
@@ -48,24 +53,35 @@ class LaneFunction:
         self._how = how or batching()
         self._one = one
         self._devices = jax.devices()
+        self._mesh = Mesh(np.asarray(self._devices), ("lane",))
         self._calls: dict[int, Callable] = {}
+        self._programs: dict[tuple, Callable] = {}
+        _every.add(self)
         self._pace = 0.0  # rows of all lanes in a second, as the last call went
 
-    def _compiled(self, capacity: int) -> Callable:
-        """The jitted call; capacity: chunks of a kept sample, 0 for none."""
+    def _jitted(self, capacity: int) -> Callable:
+        """The call; capacity: chunks of a kept sample, 0 for none."""
         if capacity not in self._calls:
             shard = {"map": self._map, "vmap": self._vmap}[self._how]
-            mesh, split = Mesh(np.asarray(self._devices), ("lane",)), PartitionSpec("lane")
 
             def lanes_of(shared, samples, lanes):
                 return shard(shared, samples, lanes, capacity)
 
             lanes_of.__name__ = self._one.__name__  # which profiles and logs of JAX show
             self._calls[capacity] = jax.jit(jax.shard_map(
-                lanes_of, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(), split), out_specs=split,
-                check_vma=False,
+                lanes_of, mesh=self._mesh, in_specs=_SPLIT, out_specs=_SPLIT[-1], check_vma=False,
             ))  # fmt: skip
         return self._calls[capacity]
+
+    def _compiled(self, capacity: int, arguments: tuple) -> Callable:
+        """The call for arguments of this kind, traced or found on disk (see ``kept``)."""
+        leaves, structure = jax.tree.flatten(arguments)
+        kind = capacity, structure, tuple(jax.typeof(leaf) for leaf in leaves)
+        if kind not in self._programs:
+            made_of = self._one, self._how, capacity
+            shardings = tuple(NamedSharding(self._mesh, spec) for spec in _SPLIT)
+            self._programs[kind] = kept.program(self._jitted(capacity), made_of, arguments, shardings)
+        return self._programs[kind]
 
     def _run(self, shared, samples, lane):
         return self._with(shared, None if samples is None else at(samples, jax.tree.leaves(lane)[0]), lane)
@@ -138,9 +154,16 @@ class LaneFunction:
         active = (slot < each) & (place < count)
         index = np.minimum(first + place, len(jax.tree.leaves(lanes)[0]) - 1).ravel()
         block = jax.tree.map(lambda v: v[index], lanes)
-        found = jax.device_get(self._compiled(capacity)(shared, samples, (jnp.asarray(active.ravel()), block)))
+        arguments = shared, samples, (jnp.asarray(active.ravel()), block)
+        found = jax.device_get(self._compiled(capacity, arguments)(*arguments))
         back = np.flatnonzero(active)[np.argsort(place[active])]
         return jax.tree.map(lambda v: v[back], found)
+
+
+def forget_programs() -> None:
+    """Let go of the programs of all lane functions."""
+    for function in _every:
+        function._programs.clear()
 
 
 def _drawn(samples) -> bool:

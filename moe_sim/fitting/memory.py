@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+from moe_sim.fitting.batching import forget_programs
+
 MOST = 1_500_000_000  # bytes of a process, above which a new study forgets what was compiled before it
 _GROWTH = 500_000_000  # and by which it must have grown since that was done last: data are large too
 _after = 0  # bytes when programs were forgotten last
@@ -25,6 +27,7 @@ def bound_memory() -> None:
 def forget() -> None:
     """Let go of all compiled programs, those of functions that are kept too, and give the memory back to the system."""
     jax.clear_caches()
+    forget_programs()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # no GNU C library: it keeps what was freed
         ctypes.CDLL("libc.so.6").malloc_trim(0)
