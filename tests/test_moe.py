@@ -71,6 +71,10 @@ GATES = {
     "quadratic": GateCase(gates.Quadratic(), lambda p, i, x: _linear(p, i, x) + _quadratic(p, i, x)),
     "monomial": GateCase(gates.Quadratic(monomial=True), lambda p, i, x: p["gate_bias"][i] + _quadratic(p, i, x)),
     "temperature": GateCase(gates.Temperature(), lambda p, i, x: _linear(p, i, x) / p["temperature"]),
+    "activated-temperature": GateCase(
+        gates.ActivatedTemperature(),
+        lambda p, i, x: (math.tanh(_dot(p["gate_slope"][i], x)) + p["gate_bias"][i]) / p["temperature"],
+    ),
     "top-k": GateCase(gates.TopK(2), _top_2),
     "constant": GateCase(gates.Constant(), lambda p, i, x: math.log(p["weight"][i])),
     "gaussian": GateCase(
@@ -127,7 +131,7 @@ def test_gate_has_its_gauge_and_canonical_representative(name):
     gate, rng = GATES[name].gate, np.random.default_rng(1)
     params, x = some(gate.parameters(2), 3, rng), rng.normal(size=2)
     known = {"softmax": "gate_slope", "laplace": "", "cosine": "", "perturbed-cosine": "", "temperature": "gate_slope",
-             "quadratic": "gate_slope+gate_matrix", "monomial": "gate_matrix", "top-k": "gate_slope"}  # fmt: skip
+             "activated-temperature": "", "quadratic": "gate_slope+gate_matrix", "monomial": "gate_matrix", "top-k": "gate_slope"}  # fmt: skip
     assert gate.gauge == known.get(name)
     moved = dict(params)
     blocks = [] if gate.gauge is None else [gate.mass, *filter(None, gate.gauge.split("+"))]
@@ -599,6 +603,8 @@ BAD = [
     (table("sofmax"), truth(), "model.gate = 'sofmax' is not known: did you mean softmax"),
     (table(expert=7), truth(), "model.expert = 7 is not known: known are affine"),
     (table(experts.Affine), truth(), "model.gate = Affine is no gate: make it a subclass of Gate"),
+    (table("activated-temperature", gate_options={"activation": "sign"}), truth(temperature=1.0),
+     "model.gate_options.activation = 'sign' is not known: pass one of"),
     (table("top-k", gate_options={"kk": 2}), truth(), "gate_options.kk is not an option of 'top-k': did you mean k"),
     (table(gate_options={"k": 2}), truth(), "gate_options.k is not an option of 'softmax': it has none"),
     (table("perturbed-cosine", gate_options={"zzz": 2}), truth(), "known are t1, t2"),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moe_sim._engine import jax, jnp
-from moe_sim.errors import InputError, array, flag, number, whole
+from moe_sim.errors import InputError, array, flag, number, one_of, whole
 from moe_sim.models.domains import GATE, POSITIVE, REAL, SIMPLEX, SPD, Domain
 from moe_sim.models.form import LOG_2PI
 from moe_sim.models.gaussian import Range, scale_range
@@ -244,6 +244,38 @@ class Temperature(Gate):
         return params | {"temperature": t / t} | {k: params[k] / t for k in ("gate_bias", "gate_slope")}
 
 
+_ACTIVATIONS: dict[str, Any] = {
+    "tanh": lambda z: jnp.tanh(z), "sigmoid": lambda z: jax.nn.sigmoid(z),
+    "gelu": lambda z: jax.nn.gelu(z, approximate=False),
+}  # fmt: skip
+
+
+class ActivatedTemperature(Temperature):
+    """softmax_i((activation(gate_slope_i'x) + gate_bias_i) / temperature), one learned temperature for all
+    (arXiv 2401.13875): tanh, sigmoid or gelu.
+
+    How high the activation rises tells the temperature, so there is no gauge of scale.
+    """
+
+    linear = False
+
+    def __init__(self, activation: str = "tanh"):
+        self.activation = one_of("model.gate_options.activation", activation, _ACTIVATIONS)
+
+    def parameters(self, dimension):
+        return super().parameters(dimension) | {"gate_slope": Parameter((dimension,))}
+
+    def log_weights(self, params, x):
+        raised = _ACTIVATIONS[self.activation](jnp.asarray(params["gate_slope"]) @ x)
+        return jax.nn.log_softmax((jnp.asarray(params["gate_bias"]) + raised) / params["temperature"])
+
+    def log_weight(self, params):
+        return jnp.asarray(params["gate_bias"]) / params["temperature"]
+
+    def canonical(self, params):
+        return params
+
+
 class TopK(Gate):
     """Softmax of the k largest u_i, the others 0 (arXiv 2309.13850). The selection is by u_i, bias included.
 
@@ -330,5 +362,5 @@ class Gaussian(Gate):
 GATES: dict[str, type[Gate]] = {
     "softmax": Softmax, "sigmoid": Sigmoid, "normalised-sigmoid": NormalisedSigmoid, "laplace": Laplace,
     "cosine": Cosine, "perturbed-cosine": PerturbedCosine, "quadratic": Quadratic, "temperature": Temperature,
-    "top-k": TopK, "constant": Constant, "gaussian": Gaussian,
+    "activated-temperature": ActivatedTemperature, "top-k": TopK, "constant": Constant, "gaussian": Gaussian,
 }  # fmt: skip

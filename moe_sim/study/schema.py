@@ -81,7 +81,8 @@ class ModelTable:
     )  # fmt: skip
     gate: str | None = entry(
         Text(), "`softmax`, `sigmoid`, `normalised-sigmoid`, `laplace`, `cosine`, `perturbed-cosine`, `quadratic`, "
-        '`temperature`, `top-k`, `constant`, `gaussian`, or `"file.py:Class"`', None, GIVEN, ("moe", "shared-routed"),
+        '`temperature`, `activated-temperature`, `top-k`, `constant`, `gaussian`, or `"file.py:Class"`',
+        None, GIVEN, ("moe", "shared-routed"),
     )  # fmt: skip
     expert: str | None = entry(
         Text(), '`affine`, `tanh`, `relu`, `gelu`, `power`, `constant`, or `"file.py:Class"`', None, GIVEN, COMPOSED
