@@ -131,7 +131,8 @@ def test_gate_has_its_gauge_and_canonical_representative(name):
     gate, rng = GATES[name].gate, np.random.default_rng(1)
     params, x = some(gate.parameters(2), 3, rng), rng.normal(size=2)
     known = {"softmax": "gate_slope", "laplace": "", "cosine": "", "perturbed-cosine": "", "temperature": "gate_slope",
-             "activated-temperature": "", "quadratic": "gate_slope+gate_matrix", "monomial": "gate_matrix", "top-k": "gate_slope"}  # fmt: skip
+             "activated-temperature": "",
+             "quadratic": "gate_slope+gate_matrix", "monomial": "gate_matrix", "top-k": "gate_slope"}  # fmt: skip
     assert gate.gauge == known.get(name)
     moved = dict(params)
     blocks = [] if gate.gauge is None else [gate.mass, *filter(None, gate.gauge.split("+"))]

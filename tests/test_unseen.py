@@ -17,9 +17,10 @@ from moe_sim.data.covariates import Grid
 from moe_sim.losses.voronoi import loss_of
 from moe_sim.models.base import Regression
 from moe_sim.models.parameter import Parameter
+from moe_sim.simulation import runner
 from moe_sim.theory.curves import CURVED
 from moe_sim.theory.identifiability import tangent
-from moe_sim.theory.unseen import unseen
+from moe_sim.theory.unseen import elsewhere, unseen
 
 LAW = Grid(1, -2.0, 2.0, 40)
 NARROW = {  # a value projection of one output from two coordinates, and no frozen expert
@@ -202,3 +203,60 @@ def test_a_direction_is_told_with_the_size_that_shows_it():
     ) in ms.judge(results)[1].reason
     results.unseen["voronoi"][0] = shown | {"seen_from": 1e3}  # all three sizes see it
     assert ms.judge(results)[1].unseen == []
+
+
+SQUARED = {
+    "name": "squared", "truth": {"bias": [0.2], "rate": [[1.0]]},
+    "law": {"name": "grid", "low": -2.0, "high": 2.0, "points": 6}, "fit": {"atoms": 1, "bound": 3.0},
+    "sample": {"sizes": [1e4, 1e5, 1e6], "replicates": 6},
+    "claim": [{"loss": "function", "exponent": 0.5}, {"loss": "voronoi", "exponent": 0.5}],
+}  # fmt: skip
+
+
+SQUARED_FILE = """
+import jax.numpy as jnp
+import moe_sim as ms
+
+class Squared(ms.Regression):
+    dimension = outputs = 1
+    noise = 0.3
+
+    def parameters(self):
+        return {"bias": ms.Parameter(bound="bias_bound"), "rate": ms.Parameter((1,))}
+
+    def mean(self, params, x):
+        return jnp.sum(jnp.exp(params["bias"])) * (1.0 + jnp.sum(params["rate"] ** 2) * x)
+"""
+
+
+def test_a_measure_elsewhere_with_the_same_function_is_told_in_place_of_a_rate():
+    """The square of a rate is all that is seen, so its sign is not: half of the fits are at 2 from the truth."""
+    results = ms.run(ms.Study(model=Squared(), **SQUARED))
+    (found,) = results.unseen["voronoi"]
+    assert list(results.unseen) == ["voronoi"]
+    np.testing.assert_allclose(found["measure"]["rate"], [[-1.0]], atol=1e-9)
+    np.testing.assert_allclose(found["measure"]["bias"], [0.2], atol=1e-9)
+    assert abs(found["moved"] - np.exp(0.2) * 2) < 1e-6 and found["distance"] < 1e-12
+    function, voronoi = ms.judge(results)
+    assert function.unseen == [] and voronoi.verdict == "undecided"
+    assert "a measure at a loss of 2.4 gives the function of the truth" in voronoi.reason
+    assert voronoi.reason.endswith("(bias = [0.2], rate = [[-1.0]])")
+
+
+def test_what_lies_elsewhere_is_looked_for_once(tmp_path, monkeypatch):
+    asked: list = []
+    monkeypatch.setattr(runner, "elsewhere", lambda *given: asked.append(given) or {})
+    (tmp_path / "squared.py").write_text(SQUARED_FILE)
+    study = ms.Study(folder=tmp_path, **(SQUARED | {"model": {"family": "squared.py:Squared"}}))
+    for count, more in ((1, study), (1, study), (2, study.replace(replicates=8))):
+        ms.run(more, tmp_path / "run")
+        assert len(asked) == count
+    narrow = ms.run(ms.Study(**NARROW))  # which is explained before any fit
+    assert len(asked) == 2 and narrow.unseen["voronoi"][0]["measure"] is None
+
+
+def test_estimates_near_the_truth_lead_to_it():
+    problem = ms.Study(model=Squared(), **SQUARED).problem
+    loss = loss_of(problem.model, "voronoi")
+    near = {"voronoi": np.array([[0.25, 0.7], [0.1, 1.9], [0.2, 0.02]])}
+    assert elsewhere(problem.model, problem.truth, problem.law, problem.options, [loss], near) == {}

@@ -266,12 +266,20 @@ def _not_identified(hidden: list[dict[str, Any]]) -> str:
             f"gives a function {first['distance']:.2g} away, which samples show from n = {first['seen_from']:.2g} on"
         )
     measure = f"a measure at a loss of {first['moved']:.2g} {shown}, so there is no rate to be read off"
+    if first.get("measure"):
+        values = ", ".join(f"{name} = {_short(value)}" for name, value in first["measure"].items())
+        return f"not identified: {measure} ({values})"
     if first["atoms"] is None:
         others = [u["direction"] for u in hidden if u is not first and u["seen_from"] is None and u["atoms"] is None]
         also = f", nor along {'; '.join(others)}" if others else ""
         return f"not identified along {first['direction']}{also}: {measure}"
     one, other = first["atoms"]
     return f"true atoms {one} and {other}, {first['apart']:.3g} apart, cannot be told apart at these n: {measure}"
+
+
+def _short(value: Any) -> Any:
+    """Nested lists of numbers with four digits each."""
+    return [_short(v) for v in value] if isinstance(value, list) else float(f"{value:.4g}")
 
 
 def _sloped(reading: _Reading) -> dict[str, Any]:

@@ -39,9 +39,10 @@ from moe_sim.study.study import Problem, Study
 from moe_sim.theory.least_favourable import least_favourable
 from moe_sim.theory.projection import projection
 from moe_sim.theory.two_point import two_point
-from moe_sim.theory.unseen import unseen
+from moe_sim.theory.unseen import elsewhere, unseen
 
 REPLICATES_PER_CHUNK = 100
+_FAR = 4  # estimates, those with the largest losses, that are asked whether they lie at another measure
 Truths = dict[str, Any]  # parameters (lists) by size (strings), where the truth moves; empty where it does not
 _Chunks = Generator[tuple[int, np.ndarray, pd.DataFrame], None, None]
 
@@ -92,15 +93,19 @@ def _run(study: Study, out, progress, client, truths: Truths) -> Results:
     """``run``, where the truths of the sizes are known already."""
     if out is None:
         frames: list[pd.DataFrame] = []
-        known = _fill(study, None, progress, client, truths, lambda n, first, frame: frames.append(frame))
+        evidence, truths, hidden = _fill(study, None, progress, client, truths, lambda n, first, f: frames.append(f))
         frame = pd.concat(frames, ignore_index=True).sort_values(["n", "replicate"], ignore_index=True)
-        return Results(study, frame, *known)
+        return Results(study, frame, evidence, truths, hidden | _elsewhere(study, frame, hidden))
     folder = RunFolder(out)
     source = kept_source(study)
     folder.check(study.tables, source)
     with folder.writing():
         folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, source=source)
-        _fill(study, folder, progress, client, truths, folder.write_chunk)
+        _, _, hidden = _fill(study, folder, progress, client, truths, folder.write_chunk)
+        frame = _read(folder, lambda text: study).frame
+        if folder.read_json("elsewhere.json").get("replicates") != len(frame):
+            found = _elsewhere(study, frame, hidden)
+            folder.write_json("elsewhere.json", {"replicates": len(frame), "losses": found})
     return _read(folder, lambda text: study)
 
 
@@ -165,6 +170,40 @@ def _unseen(study: Study, folder: RunFolder | None) -> dict[str, list[dict[str, 
     if folder is not None:
         folder.write_json("unseen.json", {"n": n, "losses": told})
     return told
+
+
+def _elsewhere(study: Study, frame: pd.DataFrame, hidden: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Measures that have the function of the truth and are not near it, by claimed loss of which the fits say that
+    there may be one: its mean falls less than half as fast as claimed, and nothing ``hidden`` explains that.
+
+    Only of as many atoms as the truth has: with more of them, whether one is mute or split is what claims are about.
+    """
+    problem, sizes = study.problem, study.problem.sizes
+    model, options = problem.model, problem.options
+    if problem.moves or model.sizes(options.atoms) != model.sizes_of(problem.truth):
+        return {}
+    fitter, far = Fitter(model, problem.truth, options), dict[str, np.ndarray]()
+    for claim in study.claims:
+        if claim.kind == "lower" or claim.loss == "function" or claim.loss in hidden:
+            continue
+        first, last = (frame.loc[frame["n"] == n, f"loss:{claim.loss}"] for n in (min(sizes), max(sizes)))
+        if last.mean() > first.mean() * (max(sizes) / min(sizes)) ** (-0.5 * float(claim.exponent or 0.0)):
+            rows = frame.loc[last.nlargest(_FAR).index]
+            far[claim.loss] = np.stack([_theta(fitter, row) for _, row in rows.iterrows()])
+    losses = [loss for loss in problem.losses if loss.name in far]
+    found = elsewhere(model, problem.truth, problem.law, options, losses, far) if losses else {}
+    return {loss: [u.to_json() for u in measures] for loss, measures in found.items()}
+
+
+def _theta(fitter: Fitter, row: pd.Series) -> np.ndarray:
+    """The free coordinates (P,) of a replicate, from what ``_estimate_columns`` has written."""
+    shapes = {k: np.shape(v) for k, v in fitter.unflatten(fitter.lower).items()}
+    every = {
+        name: [row[f"estimate:{element(name, where)}"] for where in np.ndindex(*shape)]
+        for name, shape in shapes.items()
+    }
+    params = {name: np.reshape(np.asarray(values, float), shapes[name]) for name, values in every.items()}
+    return np.clip(fitter.flatten(params), fitter.lower, fitter.upper)
 
 
 def _facts(study: Study, truths: Truths) -> dict[str, Any]:
@@ -304,7 +343,9 @@ def _read(folder: RunFolder, study_of: Callable[[str], Study], trust_model: bool
     folders = {name: folder.path / "controls" / name for name in CONTROLS}
     begun = {name: at for name, at in folders.items() if any(at.glob("chunks/*.parquet"))}
     controls = {name: load_results(at, trust_model) for name, at in begun.items()}
-    hidden = folder.read_json("unseen.json").get("losses", {})
+    hidden = {
+        k: v for name in ("unseen", "elsewhere") for k, v in folder.read_json(f"{name}.json").get("losses", {}).items()
+    }
     return Results(study, frame, *folder.evidence(), hidden, folder.path, controls)
 
 

@@ -1,6 +1,6 @@
 """The run folder: chunks of replicates as Parquet, the study as TOML, provenance as JSON. Bytes and columns only.
 
-    RUN/study.toml  provenance.json  evidence.json  unseen.json
+    RUN/study.toml  provenance.json  evidence.json  unseen.json  elsewhere.json
     RUN/chunks/n0000000000001000-r0000000-0000100-CHECKSUM.parquet
     RUN/moduli.json  constants.json, where theory has been asked
     RUN/model/FILE.py  model.json, where the model lies outside the package: its source, and what a verdict asks of it
@@ -39,7 +39,7 @@ from moe_sim.models.sources import difference
 SCHEMA = 1
 _LOCK = ".lock"
 _TRUTHS = "least-favourable"  # where truths that move stand in evidence.json, by size, beside the losses
-_HALVES = (".study.toml", ".provenance.json", ".evidence.json", ".unseen.json", ".model.json")
+_HALVES = (".study.toml", ".provenance.json", ".evidence.json", ".unseen.json", ".elsewhere.json", ".model.json")
 _NO_SOURCE: Mapping[str, str] = {}
 _CHUNK = re.compile(r"n(\d+)-r(\d+)-(\d+)-[0-9a-f]{16}\.parquet")
 

@@ -22,6 +22,7 @@ from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
 from moe_sim.theory.asymptotics import Neighbourhood
+from moe_sim.theory.closure import ELSEWHERE, descend
 from moe_sim.theory.curves import CURVED, Followed, combination, coordinates, echelon, followed
 from moe_sim.theory.search import SAME_FUNCTION, Branch, Offsets, Search, objects
 
@@ -49,6 +50,7 @@ class Unseen:
     seen_from: float | None
     atoms: list[int] | None
     apart: float | None
+    measure: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,6 +82,35 @@ def unseen(
             if moved > BLIND and needed > n:
                 known = None if np.isinf(needed) else float(needed)
                 found.setdefault(loss.name, []).append(Unseen(text, moved, distance, known, *close))
+    return found
+
+
+def elsewhere(
+    model: Model,
+    truth: Parameters,
+    law: Law | None,
+    options: FitOptions,
+    losses: list[Loss],
+    estimates: dict[str, np.ndarray],
+) -> dict[str, list[Unseen]]:
+    """``{loss: a measure with the function of the truth that is not near it}``, where the estimates (K, P) of a loss
+    lead to one, of as many atoms as the truth has: S(-u) = 1 - S(u), say, makes two measures of one function.
+
+    An estimate is led, all coordinates free, to the least distance of functions. Where that is zero to rounding and
+    most of its loss is left, this is no estimate on its way to the truth.
+    """
+    search = Search(model, truth, law, options, losses)
+    measured, box = LossFunction(model, truth, law, losses, options.atoms), (search.lower, search.upper)
+    free, found = np.ones(len(search.lower), bool), dict[str, list[Unseen]]()
+    for loss in losses:
+        for begin in estimates[loss.name]:
+            end = descend(search.residuals, search.jacobian, begin, free, box)
+            before, moved = measured(np.stack([begin, end]))[loss.name].tolist()
+            distance = float(np.linalg.norm(search.residuals(end)))
+            if distance < SAME_FUNCTION and moved > max(before / 2, ELSEWHERE):
+                measure = {k: np.asarray(v, float).tolist() for k, v in search.fitter.unflatten(end).items()}
+                found[loss.name] = [Unseen("", moved, distance, None, None, None, measure)]
+                break
     return found
 
 
