@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,7 +34,7 @@ def entries():
 
 
 def test_its_numbers(entries):
-    table = pd.DataFrame([entry.row() for entry in entries])
+    table = field.field_table(entries)
     assert table["verdict"].tolist() == ["supported", "refuted", "not run", "not run", "not run"]
     np.testing.assert_allclose(table["claimed"], [0.5, 0.5, 0.0, 0.5, 0.5])
     np.testing.assert_allclose(table["possible"], [0.5, 0.25, 0.0, np.nan, 0.5])
@@ -41,7 +43,7 @@ def test_its_numbers(entries):
 
 
 def test_its_rows(entries, tmp_path):
-    figure = field.plot_field(entries)
+    figure = field.plot_field(field.field_table(entries))
     labels = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
     assert labels == ["one", "D  r", "D  r", "two", "D  m", "D  r", "function  =o"]
     assert [axes.get_ylim() for axes in figure.axes] == [figure.axes[0].get_ylim()] * 2  # rows of one height
@@ -49,7 +51,23 @@ def test_its_rows(entries, tmp_path):
     red = [line for line in left.lines if line.get_color() == "#D55E00"]
     assert red and all(np.allclose(line.get_ydata(), 2) for line in red)
     assert all(path.is_file() for path in field.write_field(entries, tmp_path))
-    assert field.plot_field([]).axes  # nothing to draw is no error
+    assert field.plot_field(field.field_table([])).axes  # nothing to draw is no error
+
+
+def test_what_is_not_run_is_as_it_was(entries, tmp_path):
+    """Rows of an earlier picture stay, those of the same claim of the same study."""
+    entries = [replace(e, digest="same") for e in (entries[0], *entries[2:])]
+    field.write_field(entries, tmp_path)
+    bare = [replace(e, verdict=None, modulus=None) for e in entries]
+    field.write_field(bare, tmp_path)
+    kept, first = pd.read_csv(tmp_path / "field.csv"), field.field_table(entries)
+    pd.testing.assert_frame_equal(kept, first.astype(kept.dtypes.to_dict()), rtol=1e-4)
+    slower = verdict(HALF, wobble(DECADES**-0.2))
+    field.write_field([replace(bare[0], verdict=slower), *bare[1:]], tmp_path)
+    newer = pd.read_csv(tmp_path / "field.csv")
+    assert newer["verdict"].tolist() == ["refuted", *kept["verdict"][1:]] and newer["possible"].equals(kept["possible"])
+    field.write_field([replace(e, digest="another") for e in bare], tmp_path)
+    assert set(pd.read_csv(tmp_path / "field.csv")["verdict"]) == {field.NOT_RUN}
 
 
 def test_the_command_draws_it(moe_sim, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def claims(
         moduli = {m.loss: m for m in _last_moduli(RUNS / name)}
         for k, claim in enumerate(study.claims):
             v = last[k] if k < len(last) else None
-            entries.append((name, claim, v, moduli.get(claim.loss)))
+            entries.append((name, claim, v, moduli.get(claim.loss), study.digest))
             table.add_row(
                 name if k == 0 else "", claim.loss, claim.kind, claimed(claim),
                 slope_text(v.slope, v.interval) if v else "–", fastest(moduli.get(claim.loss)),
@@ -152,16 +152,17 @@ def figures(
     from moe_sim.plots import contrasts, modulus, rates
 
     done: dict[str, Any] = {}
+    known: dict[str, list[Modulus]] = {}
     paths = []
     for name in names or ms.registry():
         study = ms.load_study(name)
         with reporting() as report:
             results = ms.run(study, RUNS / name, report)
         done[name] = (results, ms.judge(results), ms.constants(study, RUNS / name))
-        moduli = ms.modulus(study, None, RUNS / name, searching(name))
-        paths.append(modulus.write_modulus(study, moduli, out)[0])
+        known[name] = ms.modulus(study, None, RUNS / name, searching(name))
+        paths.append(modulus.write_modulus(study, known[name], out)[0])
     paths += rates.write_figures(done, out)
-    paths += contrasts.write_contrasts({name: results for name, (results, *_) in done.items()}, out)
+    paths += contrasts.write_contrasts({name: results for name, (results, *_) in done.items()}, known, out)
     out_console.print(verdict_table([v for _, verdicts, _ in done.values() for v in verdicts]))
     show_paths(paths)
 

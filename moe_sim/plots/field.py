@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,6 +21,14 @@ _COLOURS = {"supported": "#009E73", "refuted": "#D55E00", "undecided": "0.45"}
 _MOST = 0.62  # exponent at the right end
 _MARKS = {"read": "r", "recalled": "m", "ours": "o"}
 _ROW = 0.145  # inches
+NOT_RUN = "not run"
+_SAME = [
+    "study",
+    "loss",
+    "kind",
+    "claimed",
+    "digest",
+]  # columns of a row that say whether another one is of the same claim
 
 
 _SMALL_PRINT = (
@@ -31,12 +40,16 @@ _SMALL_PRINT = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A claim of a study of the registry, with its last verdict and its modulus, None where there are none."""
+    """A claim of a study of the registry, with its last verdict and its modulus, None where there are none.
+
+    digest: of the study, so that a row of an earlier picture is known to be of the same one.
+    """
 
     study: str
     claim: Claim
     verdict: Verdict | None
     modulus: Modulus | None
+    digest: str = ""
 
     @property
     def exponent(self) -> float:
@@ -55,17 +68,34 @@ class Entry:
         return {
             "study": self.study, "loss": self.claim.loss, "kind": self.claim.kind, "mark": self.claim.mark,
             "claimed": self.exponent, "simulated": None if v is None or v.slope is None else -v.slope, "low": low,
-            "high": high, "possible": self.possible, "verdict": "not run" if v is None else v.verdict,
+            "high": high, "possible": self.possible, "verdict": NOT_RUN if v is None else v.verdict,
+            "digest": self.digest,
         }  # fmt: skip
 
 
-def plot_field(entries: list[Entry]) -> Figure:
-    """Two columns of rows, a study's under its name."""
-    lines: list[Entry | str] = []
-    for entry in entries:
-        if not lines or (isinstance(lines[-1], Entry) and lines[-1].study != entry.study):
-            lines.append(entry.study)
-        lines.append(entry)
+def field_table(entries: list[Entry], before: pd.DataFrame | None = None) -> pd.DataFrame:
+    """A row a claim. What was not run here is as in the table ``before``, where that has the same claim of the same
+    study: run folders come and go, and a registry is seldom run all at once."""
+    rows = pd.DataFrame([entry.row() for entry in entries])
+    if before is None or rows.empty or not set(rows.columns) <= set(before.columns):
+        return rows
+    known = {tuple(row[name] for name in _SAME): row for _, row in before.iterrows()}
+    for k, row in rows.iterrows():
+        old = known.get(tuple(row[name] for name in _SAME))
+        if old is None:
+            continue
+        if row["verdict"] == NOT_RUN:
+            rows.loc[k, ["simulated", "low", "high", "verdict"]] = old[["simulated", "low", "high", "verdict"]]
+        if pd.isna(row["possible"]):
+            rows.loc[k, "possible"] = old["possible"]
+    return rows
+
+
+def plot_field(table: pd.DataFrame) -> Figure:
+    """Two columns of rows, a study's under its name; ``table`` as from ``field_table``."""
+    lines: list[Any] = []
+    for study, rows in table.groupby("study", sort=False) if len(table) else ():
+        lines += [study, *(row for _, row in rows.iterrows())]
     starts = [k for k, line in enumerate(lines) if isinstance(line, str)]
     half = min(starts[1:], key=lambda k: abs(k - len(lines) / 2), default=len(lines))
     columns = [column for column in (lines[:half], lines[half:]) if column]
@@ -85,7 +115,8 @@ def plot_field(entries: list[Entry]) -> Figure:
     return figure
 
 
-def _column(axes, lines: list[Entry | str], tallest: int) -> None:
+def _column(axes, lines: list[Any], tallest: int) -> None:
+    """lines: names of studies, and rows of the table."""
     axes.set(xlim=(-0.06, _MOST), ylim=(tallest - 0.5, -1.0), xlabel="exponent r")
     axes.set_xticks([0, 1 / 8, 1 / 4, 1 / 2], ["0", "1/8", "1/4", "1/2"])
     labels = []
@@ -93,16 +124,15 @@ def _column(axes, lines: list[Entry | str], tallest: int) -> None:
         if isinstance(line, str):
             labels.append(line)
             continue
-        labels.append(f"{_loss(line.claim)}  {'=' if line.claim.kind == 'exact' else ''}{_MARKS[line.claim.mark]}")
-        v = line.verdict
-        colour = _COLOURS.get(v.verdict, "0.45") if v is not None else "0.45"
-        axes.plot(line.exponent, y, marker="|", color="0.2", markersize=9, markeredgewidth=1.4)
-        if line.possible is not None:
-            axes.plot(line.possible, y, marker="D", color="0.2", markerfacecolor="none", markersize=5.5)
-        if v is not None and v.slope is not None and v.interval is not None:
-            low, high = np.clip([-v.interval[1], -v.interval[0]], -0.06, _MOST)
+        labels.append(f"{_loss(line['loss'])}  {'=' if line['kind'] == 'exact' else ''}{_MARKS[line['mark']]}")
+        colour = _COLOURS.get(line["verdict"], "0.45")
+        axes.plot(line["claimed"], y, marker="|", color="0.2", markersize=9, markeredgewidth=1.4)
+        if not pd.isna(line["possible"]):
+            axes.plot(line["possible"], y, marker="D", color="0.2", markerfacecolor="none", markersize=5.5)
+        if not (pd.isna(line["simulated"]) or pd.isna(line["low"])):
+            low, middle, high = np.clip(line[["low", "simulated", "high"]].astype(float), -0.06, _MOST)
             axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
-            axes.plot(np.clip(-v.slope, -0.06, _MOST), y, marker="o", color=colour, markersize=3.5)
+            axes.plot(middle, y, marker="o", color=colour, markersize=3.5)
     axes.set_yticks(range(len(lines)), labels, fontsize=6)
     for text, line in zip(axes.get_yticklabels(), lines, strict=True):
         if isinstance(line, str):
@@ -111,13 +141,16 @@ def _column(axes, lines: list[Entry | str], tallest: int) -> None:
     axes.grid(visible=False, axis="y")
 
 
-def _loss(claim: Claim) -> str:
+def _loss(name: str) -> str:
     """A short name of a loss."""
-    name = claim.loss.replace("atoms:weighted:", "shared cells: ").replace("atoms:multi:", "shared cells, plain: ")
+    name = name.replace("atoms:weighted:", "shared cells: ").replace("atoms:multi:", "shared cells, plain: ")
     name = name.replace("atoms:single:", "single cells: ").replace("voronoi:r=", "D, r = ").replace("voronoi", "D")
     return name.replace("_", " ")
 
 
 def write_field(entries: list[Entry], out: str | Path) -> list[Path]:
-    """The picture as SVG and PNG, and its numbers as CSV, below ``out``."""
-    return write(out, "field", plot_field(entries), pd.DataFrame([entry.row() for entry in entries]))
+    """The picture as SVG and PNG, and its numbers as CSV, below ``out``; what was not run as the CSV there has it."""
+    place = Path(out) / "field.csv"
+    before = pd.read_csv(place) if place.is_file() else None
+    table = field_table(entries, before)
+    return write(out, "field", plot_field(table), table)

@@ -18,7 +18,7 @@ from moe_sim.simulation.predictions import agreement
 from moe_sim.study.study import Study
 from moe_sim.theory.modulus import FLOOR, SAME_FUNCTION, Modulus
 
-_LEAST = 1e-17  # omega that is drawn where it is smaller, or 0
+LEAST = 1e-17  # omega that is drawn where it is smaller, or 0
 
 
 def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
@@ -42,7 +42,7 @@ def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
 
 
 def _panel(axes, study: Study, m: Modulus) -> None:
-    omega = np.maximum(m.omega, _LEAST)
+    omega = np.maximum(m.omega, LEAST)
     axes.plot(m.eps, omega, color="#0072B2", marker="o")
     claims = [c for c in study.claims if c.loss == m.loss]
     for claim in claims:
