@@ -55,6 +55,8 @@ from .simulation.runner import Results as Results
 from .simulation.runner import load_results as load_results
 from .simulation.runner import run as run
 from .simulation.runner import run_controls as run_controls
+from .simulation.worst_case import WorstCase as WorstCase
+from .simulation.worst_case import worst_case as worst_case
 from .study.registry import load_study as load_study
 from .study.registry import registry as registry
 from .study.schema import Claim as Claim

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -76,3 +78,25 @@ def test_the_command_draws_it(moe_sim, tmp_path, monkeypatch):
     status, out, err = moe_sim("claims", "--figure", "drawn")
     assert (status, err) == (0, "") and "drawn/field.svg" in out
     assert (tmp_path / "drawn" / "field.csv").read_text().count("\n") > 2
+
+
+def test_exponents_are_those_of_the_figures_and_as_derived():
+    """theory_notes/exponents.csv: kappa as derived by hand beside the computed one, which the modulus figures have."""
+    root = Path(__file__).parents[1]
+    rows = pd.read_csv(root / "theory_notes" / "exponents.csv", keep_default_na=False)
+    assert len(rows) >= 45 and not rows.duplicated(["study", "loss"]).any()
+    for row in rows.itertuples():
+        if row.computed != "none" and not row.remark:
+            assert abs(float(Fraction(row.derived)) - float(row.computed)) <= 0.05
+        elif not row.remark:
+            assert row.derived == "none"
+        if row.study.startswith("studies/"):
+            assert ms.load_study(root / f"{row.study}.toml").claims
+            continue
+        drawn = pd.read_csv(root / "figures" / f"{row.study}-modulus.csv")
+        drawn = drawn[drawn["loss"] == row.loss]
+        last = drawn["local_kappa"].dropna()
+        if row.computed == "none":
+            assert drawn["omega"].iloc[-1] < 1e-11
+        else:
+            assert abs(last.iloc[-1] - float(row.computed)) <= 0.006

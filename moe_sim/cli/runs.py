@@ -90,6 +90,32 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command("worst-case")
+def worst_case(
+    study: Annotated[str, typer.Argument(help="A study file with a [truth.grid].")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run folders; runs/NAME by default.")] = None,
+    quick: Annotated[bool, typer.Option(help="At most 20 replicates a size.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study at every truth of its grid; verdicts on the worst one at each size."""
+    found = ms.load_study(study).replace(quick=quick)
+    with reporting() as report:
+        done = ms.worst_case(found, out or RUNS / found.name, report)
+    verdicts = done.verdicts()
+    if as_json:
+        worst = {v.loss: {f"{n:g}": t for n, t in done.worst(v.loss).items()} for v in verdicts}
+        head = {"study": found.name, "digest": found.digest, "worst": worst}
+        print(json.dumps(head | {"verdicts": [v.to_json() for v in verdicts]}))
+        return
+    out_console.print(verdict_table(verdicts))
+    for v in verdicts:
+        out_console.print(f"{v.loss}: {v.reason}", highlight=False, markup=False)
+        shown = Table("n", *(f"t = {t:g}" for t in done.results))
+        for n, row in done.means(v.loss).iterrows():
+            shown.add_row(f"{n:g}", *(f"{mean:.3g}" for mean in row))
+        out_console.print(shown)
+
+
 @app.command()
 def verdict(folder: Path, as_json: Json = False) -> None:
     """The verdicts on a finished run."""

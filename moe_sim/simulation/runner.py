@@ -91,6 +91,8 @@ def run(
 
 def _run(study: Study, out, progress, client, truths: Truths) -> Results:
     """``run``, where the truths of the sizes are known already."""
+    if study.problem.grid:
+        raise InputError("[truth.grid] has many truths: pass the study to moe-sim worst-case, or ms.worst_case")
     if out is None:
         frames: list[pd.DataFrame] = []
         evidence, truths, hidden = _fill(study, None, progress, client, truths, lambda n, first, f: frames.append(f))

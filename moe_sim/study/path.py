@@ -1,7 +1,8 @@
-"""Truths that are formulas of the sample size: ``[truth.path]``, such as ``eta = "eta0 * (1 + n**(-1/8))"``.
+"""Truths that are formulas: of the sample size, ``[truth.path]``, such as ``eta = "eta0 * (1 + n**(-1/8))"``, or of a
+number t that takes the values of a list, ``[truth.grid]``, for rates that are to hold at all of them.
 
-A formula is arithmetic of numbers, lists, ``n``, the given parameters (``eta0`` is ``truth.eta``) and a few functions.
-It is read as a tree and never run as Python.
+A formula is arithmetic of numbers, lists, ``n`` or ``t``, the given parameters (``eta0`` is ``truth.eta``) and a few
+functions. It is read as a tree and never run as Python.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_sim.errors import InputError
+from moe_sim.errors import InputError, array
 from moe_sim.study.table import is_table
 
 FUNCTIONS: dict[str, Callable] = {"exp": np.exp, "log": np.log, "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos}
@@ -27,15 +28,31 @@ _UNARY: dict[type, Callable] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 def tables_along(path: Any, given: Mapping[str, Any], sizes: list[int]) -> dict[int, dict[str, Any]]:
     """The [truth] table at each size, the given one but for what has a formula. Raises ``InputError``."""
     where = "truth.path"
-    formulas = {name: _tree(f"{where}.{name}", text) for name, text in is_table(where, path).items()}
+    return _tables(where, is_table(where, path), given, "n", sizes)
+
+
+def tables_on(grid: Any, given: Mapping[str, Any]) -> dict[float, dict[str, Any]]:
+    """The [truth] table at each t of a grid, in the order they are given. Raises ``InputError``."""
+    where = "truth.grid"
+    formulas = dict(is_table(where, grid))
+    values = array(f"{where}.t", formulas.pop("t", None), (None,)).tolist()
+    if len(values) < 2 or len(set(values)) < len(values):
+        raise InputError(f"{where}.t = {values}: pass two values or more, none of them twice")
+    if not formulas:
+        raise InputError(f'{where} has no formula: add one, as in {next(iter(given))} = "{next(iter(given))}0 * t"')
+    return _tables(where, formulas, given, "t", values)
+
+
+def _tables(where: str, formulas: Mapping[str, Any], given: Mapping[str, Any], letter: str, values) -> dict:
+    trees = {name: _tree(f"{where}.{name}", text) for name, text in formulas.items()}
     known = {f"{name}0": np.asarray(value, float) for name, value in given.items()}
-    for name in formulas:
+    for name in trees:
         if name not in given:
             raise InputError(f"{where}.{name}: truth has no {name}, pass formulas of {', '.join(given)}")
     found = {}
-    for n in sizes:
-        names = known | {"n": np.asarray(float(n))}
-        moved = {name: _value(f"{where}.{name}", tree, names) for name, tree in formulas.items()}
+    for at in values:
+        names = known | {letter: np.asarray(float(at))}
+        moved = {name: _value(f"{where}.{name}", tree, names) for name, tree in trees.items()}
         for name, value in moved.items():
             if value.shape != known[f"{name}0"].shape:
                 raise InputError(
@@ -43,8 +60,8 @@ def tables_along(path: Any, given: Mapping[str, Any], sizes: list[int]) -> dict[
                     f"of that shape, as {name}0 is"
                 )
             if not np.all(np.isfinite(value)):
-                raise InputError(f"{where}.{name} is not finite at n = {n}: mend the formula")
-        found[n] = {**given, **moved}
+                raise InputError(f"{where}.{name} is not finite at {letter} = {at}: mend the formula")
+        found[at] = {**given, **moved}
     return found
 
 

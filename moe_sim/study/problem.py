@@ -16,11 +16,13 @@ from moe_sim.models import FAMILIES, coordinates, loading, trial
 from moe_sim.models.base import Atoms, Model, Parameters, Regression
 from moe_sim.models.loading import Outside
 from moe_sim.models.remembered import remembered
-from moe_sim.study.path import tables_along
+from moe_sim.study.path import tables_along, tables_on
 from moe_sim.study.schema import FEWEST_SIZES, Claim, FitTable, LawTable, SampleTable
 from moe_sim.study.table import check_names, entries, is_table, need, read
 
 MOST_COUNTED = 1e13  # observations of a density as counts: its log-likelihood is rounded by 1e-16 n units
+
+_FORMULAS = ("path", "grid")  # tables of [truth] that are no parameters
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Problem:
     seed: int
     least_favourable: Loss | None = None  # the loss along whose least favourable measures the truth goes
     truths: dict[int, Parameters] = field(default_factory=dict)  # by size, where formulas say so ([truth.path])
+    grid: dict[float, dict[str, Any]] = field(default_factory=dict)  # [truth] by t, where there are many ([truth.grid])
     projected: bool = False  # whether losses are those from the best measure of as many atoms as are fitted
 
     @property
@@ -48,7 +51,8 @@ class Problem:
 
 def build(tables: dict[str, Any], outside: Outside) -> Problem:
     """What a study asks; its tables are there and are tables. outside: what is known of a model outside the package."""
-    path, tables = tables["truth"].get("path"), tables | {"truth": _given(tables["truth"])}
+    path, grid = (tables["truth"].get(name) for name in _FORMULAS)
+    tables = tables | {"truth": _given(tables["truth"])}
     model, family = _model(tables, outside), str(tables["model"].get("family"))
     foreign = outside.given is not None or bool(loading.named_outside(tables["model"]))
     tried = foreign and not (outside.checked or outside.facts)
@@ -70,24 +74,29 @@ def build(tables: dict[str, Any], outside: Outside) -> Problem:
         raise InputError("sample.truth = 'projection' of a density is found on its cells: pass sample.mode = 'exact'")
     if path is not None and sample.truth != "given":
         raise InputError(f"sample.truth = {sample.truth!r} and [truth.path] both move the truth: leave one out")
-    truths = {} if path is None else _along(path, model, tables["truth"], options, sample.sizes)
-    rest = sample.sizes, sample.replicates, sample.seed, moved, truths, projected
+    if grid is not None and (path is not None or sample.truth != "given"):
+        raise InputError("[truth.grid] has many truths, each of which stays: leave [truth.path] and sample.truth out")
+    given = tables["truth"]
+    truths = {} if path is None else _held("path", "n", tables_along(path, given, sample.sizes), model, options)
+    many = {} if grid is None else tables_on(grid, given)
+    _held("grid", "t", many, model, options)
+    rest = sample.sizes, sample.replicates, sample.seed, moved, truths, many, projected
     return Problem(model, truth, law, options, losses, mode, *rest)
 
 
 def _given(truth: dict[str, Any]) -> dict[str, Any]:
-    """[truth] without the formulas of [truth.path]."""
-    return {name: value for name, value in truth.items() if name != "path"}
+    """[truth] without the formulas of [truth.path] and [truth.grid]."""
+    return {name: value for name, value in truth.items() if name not in _FORMULAS}
 
 
-def _along(path: Any, model: Model, given: dict[str, Any], options: FitOptions, sizes: list[int]) -> dict:
-    """The truths of all sizes, each held to what the given one is."""
+def _held(of: str, letter: str, tables: dict, model: Model, options: FitOptions) -> dict:
+    """The truths of such formulas, each held to what the given one is."""
     found = {}
-    for n, table in tables_along(path, given, sizes).items():
+    for at, table in tables.items():
         try:
-            found[n] = _truth(model, table, options)
+            found[at] = _truth(model, table, options)
         except InputError as error:
-            raise InputError(f"truth.path at n = {n}: {error}") from None
+            raise InputError(f"truth.{of} at {letter} = {at}: {error}") from None
     return found
 
 

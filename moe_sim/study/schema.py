@@ -147,6 +147,10 @@ class TruthTable:
         Table(), "formulas of the size n for some of them, where the truth moves: `slope = \"slope0 * (1 + "
         'n**(-1/8))"`, slope0 the given one', None, "none",
     )  # fmt: skip
+    grid: Any = entry(
+        Table(), "values of t and formulas of it, for rates that hold at all these truths (`moe-sim worst-case`): "
+        '`t = [0.1, 1.0]`, `slope = "slope0 * t"`', None, "none",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

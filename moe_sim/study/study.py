@@ -116,6 +116,13 @@ class Study:
         """A study of the same model, wherever that comes from; its [model] and [truth] stay."""
         return Study(outside=replace(self.outside, checked=True), **tables)
 
+    def at_truths(self) -> dict[float, Study]:
+        """A study of each truth of [truth.grid], by t; none where there is no grid."""
+        return {
+            t: self.with_tables(self.tables | {"name": f"{self.name}-t{t:g}", "truth": truth})
+            for t, truth in self.problem.grid.items()
+        }
+
     @property
     def is_outside(self) -> bool:
         """Whether its model, or a part of it, lies outside the package."""
