@@ -32,6 +32,22 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    # What is kept from process to process, what lies elsewhere, the worst of many truths
+    Mutant(
+        "a program is taken for another one",
+        "fitting/kept.py",
+        "cells = [cell.cell_contents for cell in value.__closure__ or ()]",
+        "cells = []",
+        "kept",
+    ),
+    Mutant(
+        "estimates on their way to the truth lie elsewhere",
+        "theory/unseen.py",
+        "if distance < SAME_FUNCTION and moved > max(before / 2, ELSEWHERE):",
+        "if distance < SAME_FUNCTION:",
+        "unseen",
+    ),
+    Mutant("the best truth in place of the worst", "simulation/worst_case.py", ".idxmax(", ".idxmin(", "worst_case"),
     # What samples see, and where a spare atom goes
     Mutant(
         "what no sample shows counts as seen",

@@ -82,11 +82,12 @@ def _loaded(place: Path) -> tuple[export.Exported, Any] | None:
     try:
         code, structure = pickle.loads(place.read_bytes())
         exported = export.deserialize(bytearray(code))
-        os.utime(place.parent)  # it is in use: see ``_forget_others``
     except FileNotFoundError:
         return None
     except Exception:  # whatever is wrong with a file: the program is traced anew, and the file written again
         return None
+    with contextlib.suppress(OSError):  # somebody else's folder
+        os.utime(place.parent)  # it is in use: see ``_forget_others``
     lapack._lapack.initialize()  # JAX does it as it lowers linear algebra, which is just what is spared here
     return exported, jax.tree.structure(structure)
 

@@ -68,7 +68,9 @@ def claimed_line(axes, data: pd.DataFrame, exponent: float, log_power=0.0, start
     above = np.min(np.log(data["value"]) - log_shape(data["n"], exponent, log_power))
     line = lift * np.exp(log_shape(n, exponent, log_power) + above)
     axes.plot(n, line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
-    at = 18 if n[-1] >= 1e5 * n[0] else 28  # the formula is one decade long where there are three or four
+    spec = axes.get_subplotspec()
+    narrow = spec is not None and spec.get_gridspec().ncols > 3
+    at = 28 if narrow or n[-1] < 1e5 * n[0] else 18  # the formula ends here, and is a third as long as a narrow panel
     axes.update_datalim([(n[at], line[at] / 2.2)])  # room for the formula, which hangs below a line that hardly falls
     axes.annotate(
         _power(exponent, log_power), (n[at], line[at]), xytext=(-3, -3), textcoords="offset points", color="0.2",

@@ -41,7 +41,7 @@ class WorstCase:
     def verdicts(self) -> list[Verdict]:
         """A ``Verdict`` for each claim, at each size on the replicates of its worst truth."""
         found = []
-        for claim in self.study.claims:
+        for k, claim in enumerate(self.study.claims):
             worst = self.worst(claim.loss)
             parts = [(n, self.results[t], self.results[t].frame) for n, t in worst.items()]
             frame = pd.concat([rows[rows["n"] == n] for n, _, rows in parts], ignore_index=True)
@@ -51,7 +51,7 @@ class WorstCase:
             first = next(iter(self.results.values()))
             unseen = [u for t in dict.fromkeys(worst) for u in self.results[t].unseen.get(claim.loss, [])]
             only = Results(self.study, frame, first.evidence, truths, {claim.loss: unseen} if unseen else {})
-            (verdict,) = (v for v, c in zip(judge(only), self.study.claims, strict=True) if c == claim)
+            verdict = judge(only)[k]
             found.append(replace(verdict, reason=f"{_which(worst)}: {verdict.reason}"))
         return found
 

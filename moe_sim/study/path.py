@@ -36,7 +36,7 @@ def tables_on(grid: Any, given: Mapping[str, Any]) -> dict[float, dict[str, Any]
     where = "truth.grid"
     formulas = dict(is_table(where, grid))
     values = array(f"{where}.t", formulas.pop("t", None), (None,)).tolist()
-    if len(values) < 2 or len(set(values)) < len(values):
+    if len(values) < 2 or len({f"{t:g}" for t in values}) < len(values):  # which name run folders
         raise InputError(f"{where}.t = {values}: pass two values or more, none of them twice")
     if not formulas:
         raise InputError(f'{where} has no formula: add one, as in {next(iter(given))} = "{next(iter(given))}0 * t"')
