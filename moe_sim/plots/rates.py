@@ -100,7 +100,7 @@ def _broken(name: str) -> str:
 
 
 def _power(exponent: float, log_power: float) -> str:
-    known = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8", 0.16667: "1/6", 0.08333: "1/12"}
+    known = {0.5: "1/2", 0.25: "1/4", 0.125: "1/8", 0.375: "3/8", 0.33333: "1/3", 0.16667: "1/6", 0.08333: "1/12"}
     fraction = known.get(round(exponent, 5), f"{exponent:g}")
     if log_power == exponent:
         return rf"$(\log n/n)^{{{fraction}}}$"
