@@ -12,11 +12,14 @@ import importlib
 import os
 import signal
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_sim.errors import InputError
+
+STARTED = time.time()  # when this process began to load the package, whose source may change after that
 
 # On the command line a Ctrl-C while modules load ends the process at once, as nothing has begun yet, in place of a
 # traceback; ``cli.main`` takes Ctrl-C over. A shell's background job goes on ignoring it.

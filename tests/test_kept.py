@@ -103,10 +103,38 @@ def test_a_full_disk_loses_nothing(folder, monkeypatch):
     def full(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(kept, "_keep", full)
+    monkeypatch.setattr(kept.os, "replace", full)
+    found = function()(np.ones(3), LANES)
+    np.testing.assert_array_equal(found["square"], LANES[1])
+    assert folder.is_dir() and files(folder) == []  # nor is half of one left
+
+
+def test_a_package_that_changed_under_a_process_keeps_nothing(folder, monkeypatch):
+    """What is loaded is not what the files say, whose digest the program would be found by."""
+    monkeypatch.setattr(kept, "STARTED", time.time() - 1e9)
     found = function()(np.ones(3), LANES)
     np.testing.assert_array_equal(found["square"], LANES[1])
     assert files(folder) == []
+    monkeypatch.undo()
+    assert not kept._changed()
+
+
+def test_what_cannot_be_exported_is_run(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("a custom call without guarantees")
+
+    monkeypatch.setattr(kept.export, "export", refuse)
+    found = function()(np.ones(3), LANES)
+    np.testing.assert_array_equal(found["square"], LANES[1])
+    assert files(folder) == []
+
+
+def test_a_folder_that_stays_is_no_obstacle(folder, monkeypatch):
+    (folder / "other" / "deeper").mkdir(parents=True)
+    then = time.time() - 86400 * (kept.DAYS + 1)
+    os.utime(folder / "other", (then, then))
+    function()(np.ones(3), LANES)
+    assert len(files(folder)) == 1 and (folder / "other" / "deeper").is_dir()
 
 
 def test_programs_of_other_states_are_deleted_when_nobody_used_them(folder):

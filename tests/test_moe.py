@@ -147,6 +147,14 @@ def test_gate_has_its_gauge_and_canonical_representative(name):
             np.testing.assert_allclose(v, once[k], rtol=1e-12)
 
 
+def test_an_activation_takes_the_gauge_of_scale_away():
+    declared = {name: moe.Composed(GATES[name].gate, experts.Tanh(), responses.LeastSquares(), 1)
+                for name in ("temperature", "activated-temperature")}  # fmt: skip
+    assert {name: model.has_canonical for name, model in declared.items()} == {
+        "temperature": True, "activated-temperature": False,
+    }  # fmt: skip
+
+
 @every_gate
 def test_copies_of_an_atom_share_its_weight(name):
     gate, rng = GATES[name].gate, np.random.default_rng(2)

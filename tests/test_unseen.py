@@ -248,11 +248,12 @@ def test_what_lies_elsewhere_is_looked_for_once(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "elsewhere", lambda *given: asked.append(given) or {})
     (tmp_path / "squared.py").write_text(SQUARED_FILE)
     study = ms.Study(folder=tmp_path, **(SQUARED | {"model": {"family": "squared.py:Squared"}}))
-    for count, more in ((1, study), (1, study), (2, study.replace(replicates=8))):
+    grown, moved = study.replace(replicates=8), study.replace(replicates=8, sizes=[1e5, 1e6, 1e7])
+    for count, more in ((1, study), (1, study), (2, grown), (3, moved), (3, moved)):
         ms.run(more, tmp_path / "run")
         assert len(asked) == count
     narrow = ms.run(ms.Study(**NARROW))  # which is explained before any fit
-    assert len(asked) == 2 and narrow.unseen["voronoi"][0]["measure"] is None
+    assert len(asked) == 3 and narrow.unseen["voronoi"][0]["measure"] is None
 
 
 def test_estimates_near_the_truth_lead_to_it():

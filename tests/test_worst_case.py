@@ -53,6 +53,56 @@ def test_the_worst_truth_is_judged_at_each_size(study):
     assert alone.verdicts()[0].reason.startswith("the worst truth is t = 0.4 at all sizes: ")
 
 
+def test_the_worst_is_worst_as_it_is_judged():
+    """Distances of atoms are judged by their root mean square, which a few far ones make; a mean hides them."""
+    study = tiny.study(
+        truth__grid=GRID, sample__sizes=SIZES.tolist(), claim=[{"loss": "atoms:single", "exponent": 0.5}]
+    )
+    even, few = (made(at, lambda n: n**0.0) for at in study.at_truths().values())
+    for column in ("loss:atoms:single", "near:atoms:single"):
+        even.frame[column], few.frame[column] = 1.0, np.where(few.frame["replicate"] < 10, 15.0, 0.0)
+    found = WorstCase(study, {0.4: even, 1.0: few})
+    np.testing.assert_allclose(found.means("atoms:single")[1.0], np.sqrt(10 * 15**2 / 200))
+    assert set(found.worst("atoms:single")) == {1.0}
+
+
+def test_where_most_fits_fail_nothing_is_read_off(study):
+    fast, slow = (made(at, lambda n: 20 * n**-0.5) for at in study.at_truths().values())
+    slow.frame["loss:voronoi"] /= 2  # never the worst, as far as is known
+    slow.frame.loc[(slow.frame["n"] == 1e5) & (slow.frame["replicate"] < 110), "certificate"] = "lone_start"
+    (verdict,) = WorstCase(study, {0.4: fast, 1.0: slow}).verdicts()
+    assert verdict.verdict == "undecided" and verdict.claim == "tiny"
+    assert verdict.reason == "45% of the fits of t = 1, n = 100000 are certified: what is worst is not known"
+
+
+def test_near_minimisers_are_those_of_their_own_worst_truth(study):
+    fast, other = (made(at, lambda n: 20 * n**-0.5) for at in study.at_truths().values())
+    other.frame["loss:voronoi"] /= 2
+    other.frame["near:voronoi"] = 2.0  # fits as good as the best do not come nearer
+    (verdict,) = WorstCase(study, {0.4: fast, 1.0: other}).verdicts()
+    assert verdict.near_minimiser["mean"] == [2.0] * len(SIZES) and verdict.verdict != "supported"
+
+
+def test_what_is_not_known_at_one_truth_says_at_which(study):
+    fast, other = (made(at, lambda n: 20 * n**-0.5) for at in study.at_truths().values())
+    blank = {"moved": 1.0, "distance": 0.0, "seen_from": None, "atoms": None, "apart": None}
+    fast.unseen["voronoi"] = [
+        blank | {"direction": "a - b", "measure": None},
+        blank | {"direction": "", "measure": {"a": 1.0}},
+    ]
+    other.frame["loss:voronoi"] /= 2
+    (verdict,) = WorstCase(study, {0.4: fast, 1.0: other}).verdicts()
+    assert "at all sizes, not known at t = 0.4: not identified along a - b: a measure" in verdict.reason
+
+
+def test_truths_have_names_of_their_own():
+    close = tiny.study(truth__grid={"t": [1.0, 1.0000001, 1e-22], "prefix": "prefix0 * (1 + t)"}).at_truths()
+    names = [at.name for at in close.values()]
+    assert names == ["tiny-t1.0", "tiny-t1.0000001", "tiny-t1e-22"]
+    big = tiny.study(truth__grid={"t": [1e22, 1e23], "prefix": "prefix0 + t / 1e24"}).at_truths()
+    assert [at.name for at in big.values()] == ["tiny-t1e22", "tiny-t1e23"]
+
+
 def test_truths_of_a_grid_are_studies_of_their_own(tmp_path, moe_sim):
     whole = tiny.study(truth__grid=GRID)
     file = tiny.write(tmp_path, truth__grid=GRID)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -152,11 +153,11 @@ def claims(
     table = Table("claim", "loss", "kind", "claimed", "simulated [95% interval]", "modulus", "last verdict")
     for name in ms.registry():
         study = ms.load_study(name)
-        last = _last(RUNS / name)
+        last, whole = _last(RUNS / name), hashlib.sha256(study.to_toml().encode()).hexdigest()[:16]
         moduli = {m.loss: m for m in _last_moduli(RUNS / name)}
         for k, claim in enumerate(study.claims):
             v = last[k] if k < len(last) else None
-            entries.append((name, claim, v, moduli.get(claim.loss), study.digest))
+            entries.append((name, claim, v, moduli.get(claim.loss), whole))
             table.add_row(
                 name if k == 0 else "", claim.loss, claim.kind, claimed(claim),
                 slope_text(v.slope, v.interval) if v else "–", fastest(moduli.get(claim.loss)),

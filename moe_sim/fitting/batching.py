@@ -77,11 +77,12 @@ class LaneFunction:
         """The call for arguments of this kind, traced or found on disk (see ``kept``)."""
         leaves, structure = jax.tree.flatten(arguments)
         kind = capacity, structure, tuple(jax.typeof(leaf) for leaf in leaves)
-        if kind not in self._programs:
+        found = self._programs.get(kind)
+        if found is None:
             made_of = self._one, self._how, capacity
             shardings = tuple(NamedSharding(self._mesh, spec) for spec in _SPLIT)
-            self._programs[kind] = kept.program(self._jitted(capacity), made_of, arguments, shardings)
-        return self._programs[kind]
+            self._programs[kind] = found = kept.program(self._jitted(capacity), made_of, arguments, shardings)
+        return found
 
     def _run(self, shared, samples, lane):
         return self._with(shared, None if samples is None else at(samples, jax.tree.leaves(lane)[0]), lane)
@@ -162,7 +163,7 @@ class LaneFunction:
 
 def forget_programs() -> None:
     """Let go of the programs of all lane functions."""
-    for function in _every:
+    for function in list(_every):
         function._programs.clear()
 
 

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import pickle
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -23,9 +23,12 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 from jax import export
 from jaxlib import lapack
+
+from moe_sim._engine import STARTED
 
 PACKAGE = Path(__file__).parents[1]
 ON = True  # off in the suite, where most programs are used by one test
@@ -59,7 +62,10 @@ def program(function: Callable, made_of: Any, arguments: tuple, shardings: tuple
             return found
 
         flat.__name__ = function.__name__  # which profiles and logs of JAX show
-        found = export.export(on_devices(flat))(*leaves), result
+        try:
+            found = export.export(on_devices(flat))(*leaves), result
+        except Exception:  # what cannot be exported is run as it is, and says itself what is wrong with it, if anything
+            return function
         with contextlib.suppress(OSError):  # a full disk: the next process traces again
             _keep(*found, place)
     exported, result = found
@@ -68,13 +74,18 @@ def program(function: Callable, made_of: Any, arguments: tuple, shardings: tuple
 
 
 def _keep(exported: export.Exported, result: Any, place: Path) -> None:
+    if _changed():
+        return
     structure = jax.tree.unflatten(result, range(result.num_leaves))  # of named tuples, which pickle by name
     if not place.parent.is_dir():
-        _forget_others(place.parent)
         place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-        file.write(pickle.dumps((bytes(exported.serialize()), structure)))
-    os.replace(file.name, place)  # whole, or not at all
+        _forget_others(place.parent)
+    part = place.with_name(f"{place.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        part.write_bytes(pickle.dumps((bytes(exported.serialize()), structure)))
+        os.replace(part, place)  # whole, or not at all
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _loaded(place: Path) -> tuple[export.Exported, Any] | None:
@@ -82,23 +93,29 @@ def _loaded(place: Path) -> tuple[export.Exported, Any] | None:
     try:
         code, structure = pickle.loads(place.read_bytes())
         exported = export.deserialize(bytearray(code))
+        lapack._lapack.initialize()  # JAX does it as it lowers linear algebra, which is just what is spared here
     except FileNotFoundError:
         return None
     except Exception:  # whatever is wrong with a file: the program is traced anew, and the file written again
         return None
     with contextlib.suppress(OSError):  # somebody else's folder
         os.utime(place.parent)  # it is in use: see ``_forget_others``
-    lapack._lapack.initialize()  # JAX does it as it lowers linear algebra, which is just what is spared here
     return exported, jax.tree.structure(structure)
 
 
 def _forget_others(folder: Path) -> None:
     """Delete programs of other states of the package that were not used for ``DAYS``."""
     for other in folder.parent.glob("*/"):
-        if other.stat().st_mtime < time.time() - 86400 * DAYS:
-            for file in other.iterdir():
-                file.unlink(missing_ok=True)
-            other.rmdir()
+        with contextlib.suppress(OSError):  # somebody else's, or being deleted
+            if other.stat().st_mtime < time.time() - 86400 * DAYS:
+                for file in other.iterdir():
+                    file.unlink(missing_ok=True)
+                other.rmdir()
+
+
+def _changed() -> bool:
+    """Whether the package's source is younger than this process, so that what it has loaded is of an older state."""
+    return max(file.stat().st_mtime for file in _source()) > STARTED
 
 
 def _place(made_of: Any, arguments: tuple) -> Path | None:
@@ -107,7 +124,7 @@ def _place(made_of: Any, arguments: tuple) -> Path | None:
     cache_of_jax = settings["jax_compilation_cache_dir"]
     # Only CPUs were tried.
     keeps = ON and cache_of_jax and settings["jax_enable_compilation_cache"] and not settings["jax_disable_jit"]
-    if not (keeps and jax.default_backend() == "cpu"):
+    if not (keeps and jax.default_backend() == "cpu") or _changed():
         return None
     leaves, structure = jax.tree.flatten(arguments)
     try:
@@ -122,10 +139,15 @@ def _place(made_of: Any, arguments: tuple) -> Path | None:
 @cache
 def _surroundings() -> str:
     """A digest of this package's source, JAX and its devices."""
-    told = hashlib.sha256(repr((jax.__version__, jax.devices())).encode())
-    for file in sorted(PACKAGE.rglob("*.py")):
+    versions = jax.__version__, jaxlib.__version__, np.__version__
+    told = hashlib.sha256(repr((versions, jax.devices())).encode())
+    for file in _source():
         told.update(f"{file.relative_to(PACKAGE)}\n".encode() + file.read_bytes())
     return told.hexdigest()
+
+
+def _source() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def _described(value: Any) -> Iterator[str]:

@@ -258,6 +258,7 @@ class ActivatedTemperature(Temperature):
     """
 
     linear = False
+    canonical = Gate.canonical  # none of its own
 
     def __init__(self, activation: str = "tanh"):
         self.activation = one_of("model.gate_options.activation", activation, _ACTIVATIONS)
@@ -271,9 +272,6 @@ class ActivatedTemperature(Temperature):
 
     def log_weight(self, params):
         return jnp.asarray(params["gate_bias"]) / params["temperature"]
-
-    def canonical(self, params):
-        return params
 
 
 class TopK(Gate):

@@ -42,7 +42,7 @@ _SMALL_PRINT = (
 class Entry:
     """A claim of a study of the registry, with its last verdict and its modulus, None where there are none.
 
-    digest: of the study, so that a row of an earlier picture is known to be of the same one.
+    digest: of all of the study, so that a row of an earlier picture is known to be of the same one.
     """
 
     study: str
@@ -79,14 +79,15 @@ def field_table(entries: list[Entry], before: pd.DataFrame | None = None) -> pd.
     rows = pd.DataFrame([entry.row() for entry in entries])
     if before is None or rows.empty or not set(rows.columns) <= set(before.columns):
         return rows
-    known = {tuple(row[name] for name in _SAME): row for _, row in before.iterrows()}
-    for k, row in rows.iterrows():
-        old = known.get(tuple(row[name] for name in _SAME))
+    key = lambda row: tuple(f"{row[name]:.6g}" if name == "claimed" else row[name] for name in _SAME)  # noqa: E731
+    known = {key(row): row for _, row in before.iterrows()}
+    for (k, row), entry in zip(rows.iterrows(), entries, strict=True):
+        old = known.get(key(row))
         if old is None:
             continue
-        if row["verdict"] == NOT_RUN:
+        if entry.verdict is None:
             rows.loc[k, ["simulated", "low", "high", "verdict"]] = old[["simulated", "low", "high", "verdict"]]
-        if pd.isna(row["possible"]):
+        if entry.modulus is None:
             rows.loc[k, "possible"] = old["possible"]
     return rows
 

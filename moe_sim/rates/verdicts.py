@@ -27,7 +27,8 @@ class Verdict:
     mark: whose the claim is, see ``Claim``.
     excess: the slope of the mean loss over the claimed function, ``tail`` that of the largest sizes alone where the
     claimed function clearly does not fit. local_slopes, dropping: see ``slopes``; they are shown, and decide nothing.
-    unseen: directions of the truth that samples of these sizes say nothing of (``theory.unseen``): no rate is read off.
+    unseen: directions of the truth that samples of these sizes say nothing of, or another measure with its function
+    (``theory.unseen``): no rate is read off.
     controls, warnings: see ``compare_control``.
     replicates_needed, sizes_needed: replicates a size, or largest size, at which an undecided claim would be decided
     if the slopes stayed where they are; None where neither would.
@@ -270,7 +271,8 @@ def _not_identified(hidden: list[dict[str, Any]]) -> str:
         values = ", ".join(f"{name} = {_short(value)}" for name, value in first["measure"].items())
         return f"not identified: {measure} ({values})"
     if first["atoms"] is None:
-        others = [u["direction"] for u in hidden if u is not first and u["seen_from"] is None and u["atoms"] is None]
+        plain = [u for u in hidden if u["seen_from"] is None and u["atoms"] is None and not u.get("measure")]
+        others = [u["direction"] for u in plain if u is not first]
         also = f", nor along {'; '.join(others)}" if others else ""
         return f"not identified along {first['direction']}{also}: {measure}"
     one, other = first["atoms"]

@@ -51,8 +51,8 @@ _Chunks = Generator[tuple[int, np.ndarray, pd.DataFrame], None, None]
 class Results:
     """study; frame: one row a replicate; evidence: of lower-bound claims, by loss; truths: those of each size (a
     string, as in JSON), where they move (``least_favourable``), their arrays as lists; unseen: directions of the truth
-    that samples of its sizes do not see, by claimed loss (``theory.unseen``); folder: where it is kept; controls:
-    results of the controls that have been run, by name (``controls.CONTROLS``)."""
+    that samples of its sizes do not see, and other measures with its function, by claimed loss (``theory.unseen``);
+    folder: where it is kept; controls: results of the controls that have been run, by name (``controls.CONTROLS``)."""
 
     study: Study
     frame: pd.DataFrame
@@ -105,9 +105,9 @@ def _run(study: Study, out, progress, client, truths: Truths) -> Results:
         folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, source=source)
         _, _, hidden = _fill(study, folder, progress, client, truths, folder.write_chunk)
         frame = _read(folder, lambda text: study).frame
-        if folder.read_json("elsewhere.json").get("replicates") != len(frame):
-            found = _elsewhere(study, frame, hidden)
-            folder.write_json("elsewhere.json", {"replicates": len(frame), "losses": found})
+        asked = {"sizes": study.problem.sizes, "replicates": len(frame)}
+        if {name: folder.read_json("elsewhere.json").get(name) for name in asked} != asked:
+            folder.write_json("elsewhere.json", asked | {"losses": _elsewhere(study, frame, hidden)})
     return _read(folder, lambda text: study)
 
 

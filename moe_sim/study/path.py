@@ -36,11 +36,16 @@ def tables_on(grid: Any, given: Mapping[str, Any]) -> dict[float, dict[str, Any]
     where = "truth.grid"
     formulas = dict(is_table(where, grid))
     values = array(f"{where}.t", formulas.pop("t", None), (None,)).tolist()
-    if len(values) < 2 or len({f"{t:g}" for t in values}) < len(values):  # which name run folders
+    if len(values) < 2 or len(set(values)) < len(values):
         raise InputError(f"{where}.t = {values}: pass two values or more, none of them twice")
     if not formulas:
         raise InputError(f'{where} has no formula: add one, as in {next(iter(given))} = "{next(iter(given))}0 * t"')
     return _tables(where, formulas, given, "t", values)
+
+
+def t_name(t: float) -> str:
+    """What a truth of a grid adds to the name of its study, and its run folder is called."""
+    return f"t{t!r}".replace("+", "")
 
 
 def _tables(where: str, formulas: Mapping[str, Any], given: Mapping[str, Any], letter: str, values) -> dict:

@@ -20,6 +20,7 @@ from moe_sim.models import loading, objects
 from moe_sim.models.base import Model, Parameters
 from moe_sim.models.loading import Outside
 from moe_sim.models.remembered import facts
+from moe_sim.study.path import t_name
 from moe_sim.study.problem import Problem as Problem
 from moe_sim.study.problem import build, draws_x, read_claim
 from moe_sim.study.table import check_names, is_table
@@ -119,7 +120,7 @@ class Study:
     def at_truths(self) -> dict[float, Study]:
         """A study of each truth of [truth.grid], by t; none where there is no grid."""
         return {
-            t: self.with_tables(self.tables | {"name": f"{self.name}-t{t:g}", "truth": truth})
+            t: self.with_tables(self.tables | {"name": f"{self.name}-{t_name(t)}", "truth": truth})
             for t, truth in self.problem.grid.items()
         }
 

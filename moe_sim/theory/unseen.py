@@ -35,13 +35,14 @@ _MOST = 8  # directions that are followed, the least known first
 
 @dataclass(frozen=True)
 class Unseen:
-    """A direction in which the truth is not known at the sizes of a study.
+    """A direction in which the truth is not known at the sizes of a study, or another measure with its function.
 
-    direction: a combination of free coordinates. moved, distance: the loss of a measure that lies in it, and the
-    distance of its function from the true one. seen_from: the size n from which the best test of the two errs in fewer
-    than ``ERRORS`` of the samples, either way; None where the functions are the same to rounding. atoms: the two true
-    atoms, from 1, that it moves against each other, and apart: how far they are from each other; None where it does not
-    or where it leads on and on.
+    direction: a combination of free coordinates; empty where the measure lies elsewhere and in no direction. moved,
+    distance: the loss of a measure that lies in it, and the distance of its function from the true one. seen_from: the
+    size n from which the best test of the two errs in fewer than ``ERRORS`` of the samples, either way; None where the
+    functions are the same to rounding. atoms: the two true atoms, from 1, that it moves against each other, and apart:
+    how far they are from each other; None where it does not or where it leads on and on. measure: the parameters of one
+    that lies elsewhere.
     """
 
     direction: str
