@@ -36,6 +36,15 @@ def ravel(arrays: Arrays) -> Any:
     return (others or parts)[0].__array_namespace__().concatenate(parts)
 
 
+def lists(arrays: Arrays) -> dict[str, Any]:
+    """Named arrays as JSON and TOML have them: nested lists of plain numbers.
+
+    >>> lists({"bias": np.array([1.0, 2.0])})
+    {'bias': [1.0, 2.0]}
+    """
+    return {name: np.asarray(value).tolist() for name, value in arrays.items()}
+
+
 def unravel(shapes: dict[str, Shape], vector) -> Arrays:
     """The named arrays of these shapes, the inverse of ``ravel``."""
     found, first = {}, 0

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from moe_sim.plots.modulus import LEAST
+from moe_sim.plots.modulus import LEAST, draw_power
 from moe_sim.plots.rates import accounting, claimed_line, curve, draw_curve
 from moe_sim.plots.style import STYLE, frame, handle, legend, note, write
 from moe_sim.simulation.runner import Results
@@ -108,8 +108,7 @@ def contrast_of_moduli(what: Contrast, known: dict[str, list[Modulus]]) -> tuple
             axes.plot(m.eps, np.maximum(m.omega, LEAST), color=colour, marker=marker)
             if line.exponent is not None:
                 power = 1 / (2 * line.exponent)
-                guide = 0.4 * m.omega[-1] * (m.eps / m.eps[-1]) ** power
-                axes.plot(m.eps, guide, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
+                draw_power(axes, m.eps, m.omega[-1], power)
                 handles.append(handle("0.3", rf"$\varepsilon^{{{power:.3g}}}$", "", (0, (4, 2))))
         axes.set_ylim(bottom=LEAST / 2)
         axes.axhspan(LEAST / 2, SAME_FUNCTION, color="0.5", alpha=0.15, linewidth=0)

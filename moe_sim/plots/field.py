@@ -22,13 +22,7 @@ _MOST = 0.62  # exponent at the right end
 _MARKS = {"read": "r", "recalled": "m", "ours": "o"}
 _ROW = 0.145  # inches
 NOT_RUN = "not run"
-_SAME = [
-    "study",
-    "loss",
-    "kind",
-    "claimed",
-    "digest",
-]  # columns of a row that say whether another one is of the same claim
+_SAME = ("study", "loss", "kind", "claimed", "digest")  # columns of a row that say which claim it is of
 
 
 _SMALL_PRINT = (

@@ -41,14 +41,18 @@ def plot_modulus(study: Study, moduli: list[Modulus]) -> Figure:
     return figure
 
 
+def draw_power(axes, eps: np.ndarray, last: float, power: float) -> None:
+    """A dashed line of eps to this power, below a modulus that ends in ``last``."""
+    axes.plot(eps, 0.5 * last * (eps / eps[-1]) ** power, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
+
+
 def _panel(axes, study: Study, m: Modulus) -> None:
     omega = np.maximum(m.omega, LEAST)
     axes.plot(m.eps, omega, color="#0072B2", marker="o")
     claims = [c for c in study.claims if c.loss == m.loss]
     for claim in claims:
         if claim.kind != "lower" and not m.degenerate:
-            line = omega[-1] * (m.eps / m.eps[-1]) ** (1 / (2 * (claim.exponent or np.inf)))
-            axes.plot(m.eps, 0.5 * line, color="0.3", linestyle=(0, (4, 2)), linewidth=1.0)
+            draw_power(axes, m.eps, omega[-1], 1 / (2 * (claim.exponent or np.inf)))
     low = min(omega.min(), FLOOR) / 10 if m.degenerate else omega.min() / 5
     if low < SAME_FUNCTION:
         axes.axhspan(low / 1e3, SAME_FUNCTION, color="0.5", alpha=0.15, linewidth=0)

@@ -26,7 +26,7 @@ from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.memory import bound_memory
 from moe_sim.fitting.multistart import CERTIFICATES, Fits, Fitter
 from moe_sim.models.base import Density, Parameters
-from moe_sim.models.coordinates import element
+from moe_sim.models.coordinates import element, lists
 from moe_sim.models.loading import Outside, blamed, named_outside
 from moe_sim.models.remembered import remembered
 from moe_sim.models.sources import Sources
@@ -104,11 +104,14 @@ def _run(study: Study, out, progress, client, truths: Truths) -> Results:
     with folder.writing():
         folder.create(study.to_toml(), study.tables, study.digest, study.problem.seed, source=source)
         _, _, hidden = _fill(study, folder, progress, client, truths, folder.write_chunk)
-        frame = _read(folder, lambda text: study).frame
-        asked = {"sizes": study.problem.sizes, "replicates": len(frame)}
-        if {name: folder.read_json("elsewhere.json").get(name) for name in asked} != asked:
-            folder.write_json("elsewhere.json", asked | {"losses": _elsewhere(study, frame, hidden)})
-    return _read(folder, lambda text: study)
+        results = _read(folder, lambda text: study)
+        asked = {"sizes": study.problem.sizes, "replicates": len(results.frame)}
+        known = folder.read_json("elsewhere.json")
+        if {name: known.get(name) for name in asked} != asked:
+            known = asked | {"losses": _elsewhere(study, results.frame, hidden)}
+            folder.write_json("elsewhere.json", known)
+    results.unseen = hidden | known["losses"]
+    return results
 
 
 def kept_source(study: Study) -> dict[str, str]:
@@ -294,7 +297,7 @@ def _moving(problem: Problem, known: Truths) -> Truths:
             or projection(problem.model, problem.truth, problem.law, problem.options).parameters
         )
         found = dict.fromkeys(missing, at)
-    return known | {str(n): {k: np.asarray(v).tolist() for k, v in truth.items()} for n, truth in found.items()}
+    return known | {str(n): lists(truth) for n, truth in found.items()}
 
 
 class _Machine(NamedTuple):

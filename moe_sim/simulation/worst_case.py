@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from moe_sim.errors import InputError
-from moe_sim.models.base import Parameters
+from moe_sim.models.coordinates import lists
 from moe_sim.rates.judge import judge
 from moe_sim.rates.slopes import summarise
 from moe_sim.rates.verdicts import FEWEST_CERTIFIED, Verdict
@@ -60,7 +60,7 @@ class WorstCase:
         for n, t, beside_t in zip(worst.index, worst, near, strict=True):
             rows, beside = (self._rows(at, n) for at in (t, beside_t))
             parts.append(rows.assign(**{f"near:{loss}": beside[f"near:{loss}"].to_numpy()}))
-        truths = {f"{n:.0f}": _lists(self.results[t].study.problem.truth) for n, t in worst.items()}
+        truths = {f"{n:.0f}": lists(self.results[t].study.problem.truth) for n, t in worst.items()}
         blind = next((t for t in dict.fromkeys(worst) if loss in self.results[t].unseen), None)
         unseen = {} if blind is None else {loss: self.results[blind].unseen[loss]}
         last = self.results[worst.iloc[-1]]
@@ -105,7 +105,3 @@ def _which(worst: pd.Series) -> str:
     if worst.nunique() == 1:
         return f"the worst truth is t = {worst.iloc[0]:g} at all sizes"
     return "the worst truths are " + ", ".join(f"t = {t:g} at n = {n:g}" for n, t in worst.items())
-
-
-def _lists(truth: Parameters) -> dict[str, list]:
-    return {name: np.asarray(value).tolist() for name, value in truth.items()}

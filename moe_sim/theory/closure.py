@@ -34,6 +34,7 @@ from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.fitting.splits import splits
 from moe_sim.losses.voronoi import Loss, loss_of
 from moe_sim.models.base import Density, Model, Parameters
+from moe_sim.models.coordinates import lists
 from moe_sim.theory.curves import RANK, combination, coordinates, echelon, followed, group_of, null_directions
 from moe_sim.theory.level import least_on_level
 from moe_sim.theory.search import SAME_FUNCTION, Branch, Search, owners, residuals_near
@@ -66,7 +67,7 @@ class Closure:
     dimension: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"measure": {k: np.asarray(v).tolist() for k, v in self.measure.items()}}
+        return asdict(self) | {"measure": lists(self.measure)}
 
 
 def closures(model: Model, truth: Parameters, law: Law | None, options: FitOptions) -> list[Closure]:

@@ -24,6 +24,7 @@ from moe_sim.errors import InputError
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
+from moe_sim.models.coordinates import lists
 from moe_sim.theory.cone import rank_split
 from moe_sim.theory.level import GAIN
 from moe_sim.theory.search import SAME_FUNCTION, STEEPEST, Branch, Offsets, Points, Search, joined, ways
@@ -105,7 +106,7 @@ class Modulus:
             "local_kappa": self.local_kappa.tolist(), "exponent": self.exponent, "degenerate": self.degenerate,
             "dimension": self.dimension, "cells": [list(c) for c in self.cells], "by_cells": by_cells,
             "agreeing": self.agreeing,
-            "measures": [{k: np.asarray(v).tolist() for k, v in m.items()} for m in self.measures],
+            "measures": [lists(m) for m in self.measures],
         }  # fmt: skip
 
     @staticmethod

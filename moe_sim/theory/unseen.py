@@ -21,6 +21,7 @@ from moe_sim.fitting.measured import LossFunction
 from moe_sim.fitting.options import FitOptions
 from moe_sim.losses.voronoi import Loss
 from moe_sim.models.base import Model, Parameters
+from moe_sim.models.coordinates import lists
 from moe_sim.theory.asymptotics import Neighbourhood
 from moe_sim.theory.closure import ELSEWHERE, descend
 from moe_sim.theory.curves import CURVED, Followed, combination, coordinates, echelon, followed
@@ -109,7 +110,7 @@ def elsewhere(
             before, moved = measured(np.stack([begin, end]))[loss.name].tolist()
             distance = float(np.linalg.norm(search.residuals(end)))
             if distance < SAME_FUNCTION and moved > max(before / 2, ELSEWHERE):
-                measure = {k: np.asarray(v, float).tolist() for k, v in search.fitter.unflatten(end).items()}
+                measure = lists(search.fitter.unflatten(end))
                 found[loss.name] = [Unseen("", moved, distance, None, None, None, measure)]
                 break
     return found
