@@ -413,6 +413,13 @@ MUTANTS = [
         "((above - below) * unit[j] > 0)",
         "kinks_held",
     ),
+    Mutant(
+        "edges looked for on one side only",
+        "fitting/scans.py",
+        "jnp.concatenate([length, -length])",
+        "jnp.concatenate([length, length])",
+        "scans",
+    ),
 ]
 
 

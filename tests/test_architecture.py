@@ -24,7 +24,7 @@ EXEMPT = {"__init__", "__main__", "_engine"}
 FAMILIES = [
     "prefix-independent", "prefix-shared-linear", "prefix-shared-network", "prefix-mixture", "softmax-gaussian",
     "gaussian-gated", "ls-softmax", "ls-sigmoid", "ls-normalised", "ls-quadratic", "ls-cosine", "ls-laplace",
-    "input-free", "softmax-multinomial", "temperature-gaussian",
+    "input-free", "softmax-multinomial", "temperature-gaussian", "topk-gaussian",
 ]  # fmt: skip
 CLAIM = re.compile(rf"\b(?:{'|'.join(FAMILIES)})-\w+(?:-\d+)?")
 # Templates are files that users get, no modules.

@@ -20,6 +20,8 @@ from moe_sim.fitting.batching import batching
 from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, beside, compiled, is_small, parameters_of, unraveller
 from moe_sim.fitting.kinks import held
 from moe_sim.fitting.options import FitOptions, estimators
+from moe_sim.fitting.scans import GAIN, TURNS, jumping, scan
+from moe_sim.fitting.sketches import led
 from moe_sim.fitting.splits import splits, without_first
 from moe_sim.fitting.subsamples import levels, part_of, survivors
 from moe_sim.likelihood.objective import GRAIN, magnitude, passes_of
@@ -128,8 +130,11 @@ class Fitter:
         self.cap = self._cap()
         self.plan = self._plan()
         self.spares, self.splits = self._has_spares()
+        self.jumping = jumping(model, options.atoms)
         groups = self._groups(model) if options.estimator in ("em", "steps") else None
         self.setting = Setting(model, self.lower, self.upper, self.truth, groups)
+        sketch = model.sketch if isinstance(model, Regression) else None
+        self.sketched = None if sketch is None else self.setting._replace(model=sketch)
 
     def _cap(self) -> int:
         """Iterations of a round: where lanes run together, rounds of equal length add up to no more than the limit."""
@@ -213,10 +218,34 @@ class Fitter:
         return np.stack([rule(seed) for seed in seeds])
 
     def solve(self, samples, replicate, start, tolerance: float | None = None, limit: int | None = None) -> Solution:
-        """Solve every lane (L,) from its start (L, P); lanes cut off by a round are gathered and go on.
+        """Solve every lane (L,) from its start (L, P), and where the function jumps look across edges in turn.
 
-        limit: of iterations, that of the options where it is not given; in one round.
+        limit: of iterations of a turn, that of the options where it is not given; in one round.
         """
+        found = self._descend(samples, replicate, start, tolerance, limit)
+        return self._across(samples, replicate, found, lambda r, s: self._descend(samples, r, s, tolerance, limit))
+
+    def _across(self, samples, replicate, found: Solution, descend: Callable) -> Solution:
+        """Scans (see ``scans``) and ``descend(replicate, theta)`` in turn, each lane until neither gains."""
+        if self.direct or not self.jumping:
+            return found
+        found = jax.tree.map(np.array, found)
+        lanes = np.arange(len(replicate))
+        look = scan(self.plan.atoms, self.jumping, self.how)
+        for _ in range(TURNS):
+            theta, value = look(self.setting, (replicate[lanes], found.theta[lanes]), samples)
+            better = ~(found.objective[lanes] - value <= GAIN)
+            lanes, theta = lanes[better], theta[better]
+            if not len(lanes):
+                break
+            more = descend(replicate[lanes], theta)
+            spent = {name: getattr(found, name)[lanes] + getattr(more, name) for name in ("iterations", "passes")}
+            for old, new in zip(found, more._replace(**spent), strict=True):
+                old[lanes] = new
+        return found
+
+    def _descend(self, samples, replicate, start, tolerance, limit) -> Solution:
+        """Solve every lane; those cut off by a round are gathered and go on."""
         end = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
         cap = np.full(len(replicate), self.cap if limit is None else limit)
         run = compiled(self.plan).solve
@@ -277,14 +306,28 @@ class Fitter:
         return fits
 
     def _improve(self, head, replicate, points) -> tuple[np.ndarray, np.ndarray]:
-        """The best of the candidates (L, C, P) of each start, led to the optimum near it on the first chunk; values."""
+        """The best of the candidates (L, C, P) of each start, led to the optimum near it on the first chunk, or by a
+        sketch; values."""
+        if self.sketched is not None and not self.direct:
+            start, _ = compiled(self.plan).choose(self.sketched, (replicate, points), head)
+            return self._led(head, replicate, start)
         start, value = compiled(self.plan).choose(self.setting, (replicate, points), head)
         if self.direct or is_small(head):
             return start, value
         plan, limit = self._improving
-        number = np.full(len(start), SAME_OPTIMUM), np.full(len(start), limit)
-        found: Solution = compiled(plan).solve(self.setting, (replicate, start, *number), head)
+
+        def descend(replicate, theta) -> Solution:
+            ends = np.full(len(theta), SAME_OPTIMUM), np.full(len(theta), limit)
+            return compiled(plan).solve(self.setting, (replicate, theta, *ends), head)
+
+        found = self._across(head, replicate, descend(replicate, start), descend)
         return np.asarray(found.theta), np.asarray(found.objective)
+
+    def _led(self, head, replicate, start) -> tuple[np.ndarray, np.ndarray]:
+        """Where a sketch leads starts (L, P) to (see ``sketches``), and the model's objective there."""
+        ends = np.full(len(start), self.tolerance), np.full(len(start), self.options.max_iterations)
+        theta, value = led(self.plan)((self.setting, self.sketched), (replicate, start, *ends), head)
+        return np.asarray(theta), np.asarray(value)
 
     def _follow(self, samples, replicate, theta, value, spent: _Spent, smallest: int = 0) -> Lanes:
         """Lead starts to optima of the whole sample, through larger and larger subsamples.
@@ -304,7 +347,7 @@ class Fitter:
             kept, copies = survivors(replicate, copies, found.objective, spoilt, True)
             replicate, theta = replicate[kept], found.theta[kept]
         for chunks in sizes:
-            if not (small or self.direct or value is None):
+            if not ((small and self.sketched is None) or self.direct or value is None):
                 first = chunks == sizes[0]
                 kept, copies = survivors(replicate, copies, value, self._degenerate(theta), first)
                 replicate, theta = replicate[kept], theta[kept]

@@ -101,8 +101,9 @@ def least_squares(mean: Callable, noise: float) -> Passes:
     def first(theta, sample):
         def one_chunk(x, y, weight):
             residual = jax.vmap(mean, (None, 0))(theta, x) - y
-            # Reverse mode: few outputs, many parameters (half the cost of forward mode when measured).
-            jacobian = jax.vmap(jax.jacrev(mean), (None, 0))(theta, x)
+            # Reverse mode for few outputs and many parameters (half the cost of forward mode when measured).
+            derivative = jax.jacrev if y.shape[-1] <= theta.size else jax.jacfwd
+            jacobian = jax.vmap(derivative(mean), (None, 0))(theta, x)
             root = jnp.sqrt(scale * weight)
             rows = (root[:, None, None] * jacobian).reshape(-1, theta.size)
             weighted = (root[:, None] * residual).reshape(-1)

@@ -88,8 +88,10 @@ class Target(Part):
         return jnp.concatenate([half(params), half(truth)])
 
     def half_log_ratio(self, params: Parameters):
-        """log of p / p* halved, at the points of the truth: (A,). Densities only."""
-        return 0.5 * (log_densities(self.model, params, self.x, self.y) - self.known)
+        """log of p / p* halved, at the points of the truth: (A,); 0 at those without mass (of experts that a gate does
+        not select), where p may be anything. Densities only."""
+        ratio = 0.5 * (log_densities(self.model, params, self.x, self.y) - self.known)
+        return jnp.where(self.root > 0, ratio, 0.0)
 
     def near(self, params: Parameters):
         """Residuals of a measure near the truth, (A,), accurate to rounding where they are tiny.

@@ -281,9 +281,14 @@ class Model(Part):
 
 
 class Regression(Model):
-    """``Y = mean(params, X) + noise``, the noise normal with standard deviation ``noise`` a coordinate."""
+    """``Y = mean(params, X) + noise``, the noise normal with standard deviation ``noise`` a coordinate.
+
+    sketch: a regression of the same parameters that costs much less and whose function is near, where there is one:
+        starts are led by it (``fitting.sketches``).
+    """
 
     noise: float
+    sketch: Regression | None = None
     estimators = ("least-squares", "gradient", "steps")
 
     @abstractmethod

@@ -6,6 +6,7 @@ u_i = gate_bias_i + gate_slope_i'x throughout. Exponents of the losses are (1, 2
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,11 @@ class Gate(Part):
     def divisible(self, params: Params) -> np.ndarray:
         """Which atoms can be split so that the function stays, (K,)."""
         return np.ones(len(params[self.mass]), bool)
+
+    @property
+    def has_canonical(self) -> bool:
+        """Whether it has a gauge of scale, and so a ``canonical`` of its own."""
+        return type(self).canonical is not Gate.canonical
 
     def canonical(self, params: Params) -> Params:
         """The representative under a gauge of scale."""
@@ -277,7 +283,8 @@ class ActivatedTemperature(Temperature):
 class TopK(Gate):
     """Softmax of the k largest u_i, the others 0 (arXiv 2309.13850). The selection is by u_i, bias included.
 
-    No atom can be split: its copies would take places of others.
+    No atom can be split: its copies would take places of others. Where one is selected at a time (k = 1), gates may be
+    scaled together: canonical is where their bias and slope, centred, have norm 1.
     """
 
     linear = True
@@ -286,7 +293,7 @@ class TopK(Gate):
         self.k = whole("model.gate_options.k", k, 1)
 
     def parameters(self, dimension):
-        return linear_parameters(dimension)
+        return {name: replace(p, jumps=True) for name, p in linear_parameters(dimension).items()}
 
     def log_weights(self, params, x):
         u = logits(params, x)
@@ -295,6 +302,18 @@ class TopK(Gate):
 
     def divisible(self, params):
         return np.zeros(len(params["gate_bias"]), bool)
+
+    @property
+    def has_canonical(self):
+        return self.k == 1
+
+    def canonical(self, params):
+        if not self.has_canonical:
+            return params
+        gates = {name: jnp.asarray(params[name]) for name in ("gate_bias", "gate_slope")}
+        square = sum(jnp.sum((v - jnp.mean(v, axis=0)) ** 2) for v in gates.values())
+        scale = jnp.sqrt(jnp.where(square > 0, square, 1.0))
+        return params | {name: v / scale for name, v in gates.items()}
 
 
 class Constant(Gate):

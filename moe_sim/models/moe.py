@@ -108,7 +108,7 @@ class Composed(Model):
 
     @property
     def has_canonical(self):
-        return type(self.gate).canonical is not Gate.canonical or self.expert.has_canonical
+        return self.gate.has_canonical or self.expert.has_canonical
 
     def canonical(self, params):
         order, declared = self.gate.order(params), self.parameters()

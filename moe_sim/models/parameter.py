@@ -21,6 +21,7 @@ class Parameter:
     shared: one array for all atoms, with a term of its own in the loss.
     group: of atoms that it belongs to, in a model with several (shared experts, routed experts).
     known: its true value, where a study need not give it.
+    jumps: whether functions jump along it, as those of a gate that selects do: fits then search on both sides of edges.
 
     >>> Parameter((2,), exponents=(1, 2)).shape
     (2,)
@@ -33,3 +34,4 @@ class Parameter:
     shared: bool = False
     group: str | None = None
     known: Any = None
+    jumps: bool = False

@@ -128,6 +128,9 @@ def _column(axes, lines: list[Any], tallest: int) -> None:
             low, middle, high = np.clip(line[["low", "simulated", "high"]].astype(float), -0.06, _MOST)
             axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
             axes.plot(middle, y, marker="o", color=colour, markersize=3.5)
+        if line["claimed"] > _MOST:  # told, as an axis up to it would press all others together
+            told = f"claimed {line['claimed']:g}, possible {line['possible']:.2g}, simulated {line['simulated']:.2f}  "
+            axes.text(_MOST, y, told, ha="right", va="center", fontsize=6, color=colour)
     axes.set_yticks(range(len(lines)), labels, fontsize=6)
     for text, line in zip(axes.get_yticklabels(), lines, strict=True):
         if isinstance(line, str):

@@ -158,15 +158,16 @@ def _mode(sample: SampleTable, model: Model, law: Law | None, tables: dict[str, 
 
 
 def _enough_points(model: Model, law: Law | None, options: FitOptions, tables: dict[str, Any]) -> None:
-    """Refuse a regression that has fewer points than parameters."""
+    """Refuse a regression that has fewer numbers, outputs at points, than parameters."""
     if not isinstance(model, Regression) or law is None or not law.finite:
         return
     parameters = sum(int(np.prod(shape)) for shape in model.shapes(options.atoms).values())
     points = len(law.nodes()[1])
-    if points < parameters:
+    if points * model.outputs < parameters:
+        each = "" if model.outputs == 1 else f", each with {model.outputs} outputs"
         given = "law.x" if "x" in tables["law"] else f"law.points = {tables['law'].get('points', 'default')}"
         raise InputError(
-            f"{given} gives {points} points for {parameters} parameters: "
+            f"{given} gives {points} points for {parameters} parameters{each}: "
             f"{'add points to law.x' if given == 'law.x' else 'raise law.points'} or lower fit.atoms"
         )
 

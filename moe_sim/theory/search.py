@@ -17,6 +17,7 @@ from moe_sim.fitting.compiled import parameters_of
 from moe_sim.fitting.measured import measured
 from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
+from moe_sim.fitting.scans import jumping
 from moe_sim.likelihood import gaussian_mixture
 from moe_sim.losses.distances import Target, target_near
 from moe_sim.losses.voronoi import Loss, cells
@@ -241,6 +242,9 @@ class Branch:
         self.box = np.maximum(search.lower, self.centre - reach), np.minimum(search.upper, self.centre + reach)
         weight, location = search.measure_slopes(self.centre)
         self.masses = np.any(weight != 0, axis=0) & ~np.any(location != 0, axis=(0, 1))  # that move nothing else
+        # Where functions jump nothing leads back to the truth: half of the fresh starts never leave it there.
+        self.smooth = np.ones(len(self.centre), bool)
+        self.smooth[list(jumping(search.target.model, dict(search.atoms)))] = False
         slopes, ones = weight[:, self.masses], np.ones((len(weight), 1))
         # Where gates may be translated, and where masses add up to 1, a factor common to all masses is no matter.
         rank = np.linalg.matrix_rank
@@ -258,6 +262,7 @@ class Branch:
         unit = np.maximum(unit, 1e-3 * unit.max())
         factor = np.exp(np.log(SCALES) * rng.uniform(-1, 1, (count, len(self.search.groups)))) @ self.search.groups
         offset = factor * rng.normal(size=(count, len(unit))) / unit
+        offset[::2] *= self.smooth
         starts = objects([frozenset([int(number)]) for number in rng.integers(2**62, size=count)])
         drawn = self.centre + self.masses * rng.uniform(-1, 1, (count, len(unit))) * np.log(RANGE)
         return Offsets(np.array([self._shared_as(theta) for theta in drawn]), offset, starts)
@@ -282,7 +287,8 @@ class Branch:
         centre = np.array([self._shared_as(row) for row in theta]).reshape(theta.shape)
         offset = theta - centre
         typical = np.median(np.abs(offset), axis=1) * (points.omega > SAME_FUNCTION)
-        return Offsets(centre, offset + _JITTER * typical[:, None] * rng.normal(size=offset.shape), points.starts)
+        jitter = np.where(self.smooth | (offset != 0), _JITTER * rng.normal(size=offset.shape), 0.0)
+        return Offsets(centre, offset + typical[:, None] * jitter, points.starts)
 
     def _shared_as(self, theta: np.ndarray) -> np.ndarray:
         """The truth covered by atoms that share the mass of each true one as those of theta do."""

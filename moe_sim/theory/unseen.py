@@ -80,7 +80,8 @@ def unseen(
         close = (suspect.atoms, suspect.apart) if way is None else (None, None)
         for which, loss in enumerate(losses):
             moved, distance = led.least(which, k) if way is None else led.at(which, way.end)
-            needed = (-2 * ndtri(ERRORS) * at.seen.unit / distance) ** 2 if distance > SAME_FUNCTION else np.inf
+            same = distance <= SAME_FUNCTION
+            needed = np.inf if same else (-2 * ndtri(ERRORS) * at.seen.unit / distance) ** 2
             if moved > BLIND and needed > n:
                 known = None if np.isinf(needed) else float(needed)
                 found.setdefault(loss.name, []).append(Unseen(text, moved, distance, known, *close))
