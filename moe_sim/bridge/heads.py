@@ -48,6 +48,7 @@ _LAYOUTS = {  # by config.model_type
     "gpt2": _Layout("h", "attn", "attn.c_proj", ("c_attn",)),  # one matrix for all three
     "llama": _Layout("layers", "self_attn", "self_attn.o_proj", _SPLIT),
     "vit": _Layout("layers", "attention", "attention.o_proj", _SPLIT),
+    "dinov2": _Layout("encoder.layer", "attention", "attention.o_proj", _SPLIT),
 }
 
 
@@ -66,14 +67,14 @@ def head(model: Any, layer: int, index: int) -> Head:
     for name, got, count in (("layer", layer, layers), ("head", index, heads)):
         if not 0 <= got < count:
             raise InputError(f"{name} = {got}: this model has {count} {name}s, pass one from 0 to {count - 1}")
-    query, key, value = _maps(model, layer)
+    query, key, value = maps(model, layer)
     group, groups = key_value_head(model, index), key_value_heads(model)
     (w_q, b_q), (w_k, b_k), (w_v, b_v) = (
         _slice(query, index, heads),
         _slice(key, group, groups),
         _slice(value, group, groups),
     )
-    return Head(w_q, w_k, w_v, b_q, b_k, b_v, float(_part(model, layer, "attention").scaling))
+    return Head(w_q, w_k, w_v, b_q, b_k, b_v, float(part(model, layer, "attention").scaling))
 
 
 def key_value_heads(model: Any) -> int:
@@ -88,7 +89,7 @@ def key_value_head(model: Any, index: int) -> int:
 
 def project(model: Any, layer: int, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Queries, keys and values (..., heads * h) that the module's own projections make of states (..., m)."""
-    attention = _part(model, layer, "attention")
+    attention = part(model, layer, "attention")
     made = [getattr(attention, name)(states) for name in _layout(model).projections]
     return made[0].chunk(3, dim=-1) if len(made) == 1 else tuple(made)
 
@@ -163,11 +164,11 @@ def recording(model: Any, detach: bool = False) -> Iterator[Record]:
     def leaving(_, args):
         record.outputs.append(args[0].unflatten(-1, (heads, -1)))
 
-    first = _part(model, 0, "attention")
+    first = part(model, 0, "attention")
     hooks = []
     try:
         for layer in range(layers):
-            attention, output = _part(model, layer, "attention"), _part(model, layer, "output")
+            attention, output = part(model, layer, "attention"), part(model, layer, "output")
             hooks.append(attention.register_forward_pre_hook(entering, with_kwargs=True))
             hooks.append(output.register_forward_pre_hook(leaving))
         yield record
@@ -200,14 +201,19 @@ def _layout(model: Any) -> _Layout:
     return _LAYOUTS[kind]
 
 
-def _part(model: Any, layer: int, name: str) -> Any:
-    layout = _layout(model)
-    return attrgetter(getattr(layout, name))(attrgetter(layout.blocks)(_base(model))[layer])
+def block(model: Any, layer: int) -> Any:
+    """The module of a layer."""
+    return attrgetter(_layout(model).blocks)(_base(model))[layer]
 
 
-def _maps(model: Any, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def part(model: Any, layer: int, name: str) -> Any:
+    """The module of a layer that computes its ``attention``, or its ``output`` projection."""
+    return attrgetter(getattr(_layout(model), name))(block(model, layer))
+
+
+def maps(model: Any, layer: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """(W, b) of query, key and value, all heads: (m, heads * h) and (heads * h,)."""
-    attention = _part(model, layer, "attention")
+    attention = part(model, layer, "attention")
     modules = [getattr(attention, name) for name in _layout(model).projections]
     found = []
     for module in modules:

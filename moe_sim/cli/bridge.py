@@ -22,7 +22,7 @@ from moe_sim.cli.console import (
     verdict_table,
     verdicts_json,
 )  # fmt: skip
-from moe_sim.errors import InputError
+from moe_sim.errors import InputError, one_of
 
 app = typer.Typer(no_args_is_help=True, help="Real prefix-tuned attention against the theory's model (PyTorch).")
 
@@ -84,6 +84,48 @@ def head(
         return
     out_console.print(verdict_table([v for _, _, row in verdicts for v in row]))
     show_paths(paths)
+
+
+@app.command()
+def transformer(
+    layers: Annotated[str, typer.Option(help="Where prefixes are planted, from 0, as in 4 or 3,5.")] = "4",
+    arms: Annotated[str, typer.Option(help="Of simple, free, deep and prompt.")] = "simple,free,deep,prompt",
+    text: Annotated[
+        Path | None, typer.Option(help="A file with an input a line; 8 lines of the Zen by default.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="At most 20 replicates a size.")] = False,
+    model: Model = MINILM,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Rates through a whole frozen transformer: prefixes planted in its layers, seen by what it says."""
+    from moe_sim.bridge import network_study as network
+    from moe_sim.bridge.network_plot import plot_network
+    from moe_sim.bridge.transformer import ARMS
+    from moe_sim.plots import style
+
+    chosen = [one_of("--arms", arm.strip(), ARMS) for arm in arms.split(",")]
+    where = [_layer(part) for part in layers.split(",")]
+    studies = network.network_studies(model, where, None if text is None else _lines(text), chosen)
+    folder = RUNS / f"bridge-transformer{'-quick' * quick}"
+    with reporting() as report:
+        done = network.run_network(studies, folder, report, quick=quick)
+    usual = model == MINILM and layers == "4" and arms == "simple,free,deep,prompt" and text is None and not quick
+    by = {end: {arm: done[f"{arm}-{end}"][0] for arm in chosen} for end in ("exact", "over")}
+    told = f"{model}, layer{'s' * (len(where) > 1)} {' and '.join(map(str, where))}"
+    paths = style.write(out or (FIGURES if usual else folder), "bridge-transformer", *plot_network(**by, where=told))
+    if as_json:
+        rows = [{"structure": name, **verdicts_json(*results)} for name, results in done.items()]
+        print(json.dumps({"model": model, "layers": where, "arms": rows}))
+        return
+    out_console.print(verdict_table([v for _, verdicts in done.values() for v in verdicts]))
+    show_paths(paths)
+
+
+def _layer(part: str) -> int:
+    if not part.strip().isdigit():
+        raise InputError(f"--layers has {part!r}: pass numbers of layers, from 0, as in 4 or 3,5")
+    return int(part)
 
 
 def _layer_and_head(part: str) -> tuple[int, int]:

@@ -1,0 +1,243 @@
+"""Whole transformers in JAX against torch's own modules, and the two facts about masses and heads in them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+import moe_sim as ms  # noqa: E402
+from moe_sim.bridge import frozen, heads  # noqa: E402
+from moe_sim.bridge.modules import module  # noqa: E402
+from moe_sim.bridge.network import mixed  # noqa: E402
+from moe_sim.bridge.network_study import network_studies, network_study  # noqa: E402
+from moe_sim.bridge.transformer import ARMS, Transformer  # noqa: E402
+
+TEXTS = ("one", "two", "three")  # as many as random networks have inputs
+Z = np.array([[1.5, 0.5], [-1.0, 1.2]])
+MASS = np.array([0.3, -0.4])
+X = np.arange(3.0)[:, None]
+
+
+def dinov2():
+    """A small random DINOv2, with layer scale, and images for it."""
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=12, patch_size=4, mlp_ratio=2,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    net = transformers.Dinov2Model(config).double().eval()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return net, {"pixel_values": torch.randn(3, 3, 12, 12, dtype=torch.float64)}
+
+
+def network(name):
+    return dinov2() if name == "small-dinov2" else (lambda m: (m[0], m[1][0]))(module(name, torch.float64, "cpu", 0))
+
+
+def pooled(states, real, vision):
+    """What is seen of the last states of torch (n, T, m)."""
+    counted = real.clone()
+    counted[:, 0] &= not vision  # the class token is no patch
+    mean = (states * counted[:, :, None]).sum(dim=1) / counted.sum(dim=1, keepdim=True)
+    return torch.cat([states[:, 0], mean], dim=1) if vision else mean
+
+
+@pytest.mark.parametrize("name", ["small-bert", "small-gpt2", "small-vit", "small-dinov2"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_layers_are_those_of_torch_and_their_derivatives(name, first):
+    net, inputs = network(name)
+    found = frozen.frozen(net, inputs, first)
+
+    def ours(states):
+        def one(h, mass, real):
+            for layer in found.layers:
+                h = layer(h, mass)
+            return found.pooling(h, real)
+
+        return jax.vmap(one)(states, jnp.asarray(frozen.log_mass(found.real)), jnp.asarray(found.real))
+
+    value, pull = jax.vjp(ours, jnp.asarray(found.states))
+    block = heads.block(net, first)
+
+    def theirs(states):
+        hook = block.register_forward_pre_hook(lambda _, args: (states, *args[1:]))
+        try:
+            last = net(**inputs).last_hidden_state
+        finally:
+            hook.remove()
+        return pooled(last, torch.as_tensor(found.real), found.pooling.vision)
+
+    states = torch.as_tensor(found.states).requires_grad_()
+    expected = theirs(states)
+    np.testing.assert_allclose(value, expected.detach().numpy(), rtol=0, atol=1e-10)
+    along = np.random.default_rng(1).normal(size=value.shape)
+    (slope,) = torch.autograd.grad((expected * torch.as_tensor(along)).sum(), states)
+    real = found.real[:, :, None]  # padding is no input
+    np.testing.assert_allclose(pull(jnp.asarray(along))[0] * real, slope.numpy() * real, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("arm", ["simple", "prompt"])
+def test_prefixes_and_prompts_are_tokens_of_torch(arm):
+    """Modules of a BERT given the prefixes as further tokens. Their rows are dropped after a layer (deep prompt-tuning,
+    as VPT's, is simple-share prefix-tuning), or live on (a prompt)."""
+    net, inputs = network("small-bert")
+    del inputs["attention_mask"]  # no padding: torch's layers then need no mask
+    layers = [0] if arm == "prompt" else [0, 1]
+    found = frozen.frozen(net, inputs, 0)
+    ours = Transformer("small-bert", arm, layers, 0.1, TEXTS)
+    ours.states, ours.real = found.states, found.real
+    ends = [""] if arm == "prompt" else ["0", "1"]
+    params = {
+        f"{name}{end}": np.zeros(2) if name == "bias" else Z * (1 + 0.1 * len(end))
+        for end in ends
+        for name in ("bias", "prefix")
+    }
+    value = jax.vmap(lambda x: ours.mean(params, x))(X)
+    with torch.no_grad():
+        states = torch.as_tensor(found.states)
+        tokens = states.shape[1]
+        for k in (0, 1):
+            if k == 0 or arm == "simple":
+                where = ours.planted.index(k)
+                more = torch.as_tensor(np.asarray(ours.state(params[f"prefix{ends[where]}"], where)))
+                states = torch.cat([states[:, :tokens], more.expand(3, -1, -1)], dim=1)
+            out = heads.block(net, k)(states)
+            states = out[0] if isinstance(out, tuple) else out
+        expected = states[:, :tokens].mean(dim=1)
+    np.testing.assert_allclose(value, expected.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("arm, layers", [*((arm, [0]) for arm in ARMS), ("simple", [0, 1])])
+def test_the_network_sees_a_mixing_measure(arm, layers):
+    """Two equal prefixes of masses 0.3 and 0.7 are one of mass 1, at any depth; another order is the same."""
+    model = Transformer("small-bert", arm, layers, 0.1, TEXTS)
+    one, two = {}, {}
+    for name, p in model.parameters().items():
+        rows = np.array([0.2, -0.1]) if p.shape == () else Z
+        one[name] = rows
+        parts = np.log([0.3, 0.7]) if p.shape == () else 0.0
+        two[name] = np.concatenate([rows[1:], rows[[0, 0]] + parts])
+    value = [jax.vmap(lambda x, p=p: model.mean(p, x))(X) for p in (one, two)]
+    np.testing.assert_allclose(*value, rtol=0, atol=1e-13)
+    moved = jax.vmap(lambda x: model.mean({k: v + 0.1 for k, v in one.items()}, x))(X)
+    assert np.max(np.abs(moved - value[0])) > 1e-3
+
+
+def test_free_keys_and_values_of_heads_may_be_permuted_head_by_head():
+    """Exact: with equal masses each head may swap its own prefixes, whatever the layer above makes of it; with other
+    masses it shows."""
+    found = frozen.frozen(*network("small-bert"), 0)
+    layer, h = found.layers[0], jnp.asarray(found.states[0])
+    rng = np.random.default_rng(2)
+    key, value = rng.normal(size=(2, 2, layer.heads, h.shape[1] // layer.heads))
+    swapped = [v.copy() for v in (key, value)]
+    for v in swapped:
+        v[:, 1] = v[::-1, 1]
+    mass = jnp.asarray(frozen.log_mass(found.real)[0])
+    for masses, same in ((np.zeros(2), True), (MASS, False)):
+        outputs = [layer(h, mass, *map(jnp.asarray, pair), masses) for pair in ((key, value), swapped)]
+        gap = float(np.max(np.abs(outputs[0] - outputs[1])))
+        assert gap < 1e-12 if same else gap > 1e-3
+
+
+def test_with_masses_of_one_three_prefixes_do_not_represent_two():
+    """Real attention has b = 0: two prefixes weigh w1 + w2 at a query, and a third adds to that more than any bounded
+    place of its own can take back."""
+    from scipy.optimize import least_squares
+
+    tokens = np.random.default_rng(3).normal(size=(4, 2))
+
+    def outputs(z):
+        """Four queries on four tokens, keys and values those of the prefixes z (L, 2)."""
+        every = jnp.concatenate([tokens, z])
+        return mixed((jnp.asarray(tokens) @ every.T)[None], every[:, None, :])[:, 0]
+
+    true = outputs(jnp.asarray(Z))
+    residual = jax.jit(lambda v: (outputs(v.reshape(-1, 2)) - true).ravel())
+    for count, represents in ((2, True), (3, False)):
+        best = min(
+            least_squares(
+                residual, start, jac=jax.jit(jax.jacfwd(residual)), bounds=(-3, 3), xtol=1e-14, ftol=1e-14
+            ).cost
+            for start in np.random.default_rng(4).uniform(-2, 2, (12, 2 * count))
+        )
+        assert (best < 1e-20) == represents, (count, best)
+
+
+def test_free_splits_of_a_value_change_nothing():
+    model = Transformer("small-bert", "free", [0], 0.1, TEXTS)
+    truth = {"bias": np.zeros(2), "key": Z, "value": Z}
+    split = model.split(truth, 0, 3.0)
+    value = [jax.vmap(lambda x, p=p: model.mean(p, x))(X) for p in (truth, split)]
+    np.testing.assert_allclose(*value, rtol=0, atol=1e-12)
+    assert Transformer("small-bert", "simple", [0], 0.1, TEXTS).split(truth, 0, 3.0) is None
+
+
+@pytest.mark.parametrize("arm", ["simple", "free", "deep"])
+def test_a_sketch_is_right_in_first_order(arm):
+    """Without prefixes it is the network; of prefixes of mass e^b it misses what is of second order in e^b."""
+    model = Transformer("small-bert", arm, [0, 1], 0.1, TEXTS)
+    missed = []
+    for b in (-40.0, -14.0, -16.0):
+        params = {k: np.full(2, b) if p.shape == () else Z for k, p in model.parameters().items()}
+        value = [jax.vmap(lambda x, of=of, p=params: of.mean(p, x))(X) for of in (model, model.sketch)]
+        missed.append(float(np.max(np.abs(value[0] - value[1]))))
+    assert missed[0] < 1e-12
+    assert missed[1] / missed[2] == pytest.approx(np.exp(4.0), rel=0.1)
+    assert Transformer("small-bert", "prompt", [0], 0.1, TEXTS).sketch is None
+
+
+def test_a_study_of_a_network_ends_in_verdicts(tmp_path):
+    study = network_study("small-bert", "simple", 2, [0], TEXTS)
+    results = ms.run(study.replace(replicates=4, sizes=[1e6, 1e8, 1e10]), tmp_path / "run")
+    assert np.all(results.frame["certificate"] == "certified")
+    one, two = (v for v in ms.judge(results) if v.loss in ("function", "voronoi"))
+    assert -0.7 < one.slope < -0.3 and -0.7 < two.slope < -0.3
+
+
+def test_studies_are_files(tmp_path):
+    studies = network_studies("small-bert", [0, 1], TEXTS)
+    assert [s.name for s in studies][:2] == ["small-bert-layer0-1-simple-exact", "small-bert-layer0-1-simple-over"]
+    assert studies[-1].tables["model"]["layers"] == [0]  # a prompt enters at one layer
+    assert studies[1].tables["fit"]["atoms"] == {"layer0": 3, "layer1": 3}
+    path = tmp_path / "study.toml"
+    path.write_text(studies[3].to_toml())
+    again = ms.load_study(path)
+    assert again.digest == studies[3].digest
+    assert {"loss": "voronoi:r=2", "kind": "lower", "mark": "ours"} in again.tables["claim"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"arm": "shallow"}, "model.arm = 'shallow' is not known"),
+        ({"layers": [2]}, "model.layers has 2: this network has 2 layers"),
+        ({"layers": [1, 0]}, "each once, in order"),
+        ({"layers": []}, "pass layers from 0"),
+        ({"layers": [0, 1], "arm": "prompt"}, "a prompt enters at one layer"),
+        ({"network": "small-llama"}, "llama is not supported as a whole"),
+        ({"directions": 3, "arm": "deep"}, "the known network of the arm deep has 2"),
+        ({"noise": -1.0}, "model.noise"),
+    ],
+)  # fmt: skip
+def test_bad_input(change, words):
+    given = {"network": "small-bert", "arm": "simple", "layers": [0], "noise": 0.1, "texts": TEXTS} | change
+    with pytest.raises(ms.InputError) as caught:
+        Transformer(**given)
+    assert words in str(caught.value)
+
+
+def test_an_activation_that_is_not_there():
+    net, inputs = network("small-bert")
+    net.config.hidden_act = "swish"
+    with pytest.raises(ms.InputError, match="activation swish is not supported"):
+        frozen.frozen(net, inputs, 0)
