@@ -49,7 +49,7 @@ def test_small_models(name):
     for row in rows:
         assert row["max_abs_diff"] <= (1e-10 if row["dtype"] == "float64" else 1e-5), row
         assert row["dtype"] == "float32" or row["gradient_diff"] <= 1e-8, row
-        assert row["mask"] == ("full" if name in ("small-bert", "small-vit") else "causal")
+        assert row["mask"] == ("full" if name in ("small-bert", "small-vit", "small-dinov2") else "causal")
     # Single precision shows, so the two are not one and the same computation.
     assert all(row["max_abs_diff"] > 1e-9 for row in rows if row["dtype"] == "float32")
     assert bridge.failures(rows) == []
@@ -87,7 +87,7 @@ def test_a_missing_bias_is_seen(name, bias, monkeypatch):
 def test_a_missing_mask_is_seen(name, monkeypatch):
     given, (padded, plain) = small(name)
     monkeypatch.setattr("moe_sim.bridge.identity.is_causal", lambda model: False)
-    causal = name not in ("small-bert", "small-vit")
+    causal = name not in ("small-bert", "small-vit", "small-dinov2")
     assert (worst(given, plain) > 1e-2) == (worst(given, padded) > 1e-2) == causal
     monkeypatch.undo()
     everything = padded | {"attention_mask": torch.ones_like(padded["attention_mask"])}
@@ -120,7 +120,7 @@ def test_the_key_bias_is_a_gauge_where_all_keys_have_it(name, monkeypatch):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("name", ["small-gpt2", "small-vit"])
+@pytest.mark.parametrize("name", ["small-gpt2", "small-vit", "small-dinov2"])
 def test_prefixes_have_no_order(name, structure):
     given, (padded, _) = small(name, structure)
     with torch.no_grad(), bridge.recording(given.model) as record:

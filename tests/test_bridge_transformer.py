@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from tiny import call
 
 torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
 import moe_sim as ms  # noqa: E402
-from moe_sim.bridge import frozen, heads  # noqa: E402
+from moe_sim.bridge import frozen, heads, network_study  # noqa: E402
 from moe_sim.bridge.modules import module  # noqa: E402
 from moe_sim.bridge.network import mixed  # noqa: E402
-from moe_sim.bridge.network_study import network_studies, network_study  # noqa: E402
+from moe_sim.bridge.network_study import network_studies  # noqa: E402
 from moe_sim.bridge.transformer import ARMS, Transformer  # noqa: E402
 
 TEXTS = ("one", "two", "three")  # as many as random networks have inputs
@@ -25,22 +28,9 @@ MASS = np.array([0.3, -0.4])
 X = np.arange(3.0)[:, None]
 
 
-def dinov2():
-    """A small random DINOv2, with layer scale, and images for it."""
-    torch.manual_seed(0)
-    config = transformers.Dinov2Config(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=12, patch_size=4, mlp_ratio=2,
-        attn_implementation="sdpa",
-    )  # fmt: skip
-    net = transformers.Dinov2Model(config).double().eval()
-    with torch.no_grad():
-        for weight in net.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
-    return net, {"pixel_values": torch.randn(3, 3, 12, 12, dtype=torch.float64)}
-
-
 def network(name):
-    return dinov2() if name == "small-dinov2" else (lambda m: (m[0], m[1][0]))(module(name, torch.float64, "cpu", 0))
+    net, batches = module(name, torch.float64, "cpu", 0)
+    return net, batches[0]
 
 
 def pooled(states, real, vision):
@@ -196,12 +186,49 @@ def test_a_sketch_is_right_in_first_order(arm):
     assert Transformer("small-bert", "prompt", [0], 0.1, TEXTS).sketch is None
 
 
-def test_a_study_of_a_network_ends_in_verdicts(tmp_path):
-    study = network_study("small-bert", "simple", 2, [0], TEXTS)
-    results = ms.run(study.replace(replicates=4, sizes=[1e6, 1e8, 1e10]), tmp_path / "run")
-    assert np.all(results.frame["certificate"] == "certified")
-    one, two = (v for v in ms.judge(results) if v.loss in ("function", "voronoi"))
-    assert -0.7 < one.slope < -0.3 and -0.7 < two.slope < -0.3
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Small runs of the arm simple, as ``run_network`` gives them."""
+    studies = network_studies("small-bert", [0], TEXTS, ["simple"])
+    changes = {"replicates": 4, "sizes": [1e6, 1e8, 1e10]}
+    return network_study.run_network(studies, tmp_path_factory.mktemp("runs"), **changes)
+
+
+def test_a_study_of_a_network_ends_in_verdicts(done):
+    for end, (results, verdicts) in done.items():
+        assert np.all(results.frame["certificate"] == "certified"), end
+        by = {v.loss: v.slope for v in verdicts}
+        assert -0.7 < by["function"] < -0.3 and -0.8 < by["voronoi"] < -0.2
+    assert set(done) == {"simple-exact", "simple-over"}
+
+
+def test_the_command(done, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(network_study, "run_network", lambda *_, **__: done)
+    text = tmp_path / "inputs.txt"
+    text.write_text("\n".join(TEXTS))
+    given = ["--model", "small-bert", "--layers", "0", "--arms", "simple", "--text", str(text), "--out", str(tmp_path)]
+    status, out, _ = call(monkeypatch, capsys, "bridge", "transformer", *given, "--json")
+    told = json.loads(out)
+    assert status == 0
+    assert [arm["structure"] for arm in told["arms"]] == ["simple-exact", "simple-over"]
+    assert told["layers"] == [0] and all(arm["verdicts"] for arm in told["arms"])
+    drawn = (tmp_path / "bridge-transformer.csv").read_text()
+    assert {"function", "voronoi", "atoms:multi", "atoms:single"} <= {
+        line.split(",")[-1] for line in drawn.splitlines()
+    }
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["--layers", "four"], "--layers has 'four': pass numbers of layers"),
+        (["--arms", "simple,shallow"], "--arms = 'shallow' is not known"),
+        (["--text", "nowhere.txt"], "--text nowhere.txt cannot be read"),
+    ],
+)  # fmt: skip
+def test_bad_options(given, words, monkeypatch, capsys):
+    status, _, err = call(monkeypatch, capsys, "bridge", "transformer", "--model", "small-bert", *given)
+    assert status == 2 and words in " ".join(err.split())
 
 
 def test_studies_are_files(tmp_path):

@@ -39,7 +39,6 @@ _NAMES = {  # by config.model_type
     ),
     "gpt2": _Names("ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj", True, "ln_f"),
 }
-VISION = ("vit", "dinov2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +73,7 @@ def frozen(module: Any, inputs: dict[str, Any], first: int) -> Frozen:
     base = getattr(module, "base_model", module)
     last = None if names.last is None else attrgetter(names.last)(base)
     norm = None if last is None else (heads.as_numpy(last.weight), heads.as_numpy(last.bias))
-    pooling = Pooling(module.config.model_type in VISION, norm, 0.0 if last is None else float(last.eps))
+    pooling = Pooling(module.config.model_type in heads.VISION, norm, 0.0 if last is None else float(last.eps))
     layers = tuple(layer(module, k) for k in range(first, count))
     return Frozen(layers, pooling, first, np.where(real[:, :, None], heads.as_numpy(states), 0.0), real)
 

@@ -52,6 +52,9 @@ _LAYOUTS = {  # by config.model_type
 }
 
 
+VISION = ("vit", "dinov2")  # classes of images: no cache, no padding
+
+
 def layers_and_heads(model: Any) -> tuple[int, int]:
     """Number of layers and of query heads in each. Raises ``InputError`` for a class that is not supported."""
     _layout(model)

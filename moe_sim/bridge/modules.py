@@ -15,6 +15,8 @@ from transformers import (
     AttentionMaskInterface,
     BertConfig,
     BertModel,
+    Dinov2Config,
+    Dinov2Model,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
@@ -25,7 +27,15 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from moe_sim.bridge.heads import head_size, key_value_heads, layers_and_heads, prefix_cache, prefix_mask, project
+from moe_sim.bridge.heads import (
+    VISION,
+    head_size,
+    key_value_heads,
+    layers_and_heads,
+    prefix_cache,
+    prefix_mask,
+    project,
+)
 from moe_sim.bridge.pretrained import load, torch_device
 
 PREFIXES = 4
@@ -56,6 +66,9 @@ SMALL = {
     "small-bert-decoder": lambda: _bert(True),
     "small-vit": lambda: ViTModel(
         ViTConfig(**_COMMON, num_attention_heads=2, intermediate_size=24, image_size=12, patch_size=4)
+    ),
+    "small-dinov2": lambda: Dinov2Model(
+        Dinov2Config(**_COMMON, num_attention_heads=2, mlp_ratio=2, image_size=12, patch_size=4)
     ),
 }
 
@@ -101,7 +114,7 @@ def module(name: str, dtype: torch.dtype, device: str, seed: int) -> tuple[Any, 
 
 
 def _random_inputs(name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    if name == "small-vit":
+    if name in ("small-vit", "small-dinov2"):
         return {"pixel_values": torch.randn(3, 3, 12, 12).to(dtype)}
     return {"input_ids": torch.randint(50, (3, _TOKENS))}
 
@@ -150,7 +163,7 @@ class Prefix:
             return
         batch = len(next(iter(inputs.values())))
         pairs = [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in self.keys_values()]
-        if self.model.config.model_type == "vit":
+        if self.model.config.model_type in VISION:
             with _prefixed(self.model):
                 self.model(**inputs, prefix=iter(pairs))
             return
@@ -170,7 +183,7 @@ def prefix(model: Any, structure: str, seed: int) -> Prefix:
             task_type="FEATURE_EXTRACTION", num_virtual_tokens=PREFIXES, encoder_hidden_size=_NETWORK,
             prefix_projection=structure == "deep-share",
         )  # fmt: skip
-        if model.config.model_type == "vit":  # PEFT wants a vocabulary, so its encoder is used alone
+        if model.config.model_type in VISION:  # PEFT wants a vocabulary, so its encoder is used alone
             config.num_layers, config.token_dim = layers, model.config.hidden_size
             peft = None
             encoder: Any = PrefixEncoder(config)
@@ -186,8 +199,8 @@ def prefix(model: Any, structure: str, seed: int) -> Prefix:
     return Prefix(model, structure, encoder.embedding.weight, encoder, peft)
 
 
-# ViT has no cache. Its prefixes go in where transformers lets one choose the attention function: keys and values of
-# the prefixes are put before the tokens' own, and the library's sdpa does the rest.
+# ViT and DINOv2 have no cache. Their prefixes go in where transformers lets one choose the attention function: keys and
+# values of the prefixes are put before the tokens' own, and the library's sdpa does the rest.
 _NAME = "moe-sim-prefix"
 
 

@@ -367,7 +367,8 @@ class Fitter:
         """
         part = self._seen(samples)
         lower, upper = spare.fewer(self.model, self.model.free_shapes(self.options.atoms), self.lower, self.upper)
-        box, (plan, limit) = self.setting._replace(lower=lower, upper=upper), self._improving
+        box = (self.sketched or self.setting)._replace(lower=lower, upper=upper)
+        plan, limit = self._improving
 
         def fewer(theta, of) -> Any:
             """The best of the optima (R, P) that theta (R, starts, P) lead to."""
@@ -390,8 +391,10 @@ class Fitter:
             points = beside(self.plan, number)(self.setting, (pending, base, self._numbers(seeds, number)), part)
         replicate = np.repeat(pending, points.shape[1])
         spent.starts[pending] += points.shape[1]
-        points = points.reshape(len(replicate), -1)
-        return self._follow(samples, replicate, points, None, spent, smallest=spare.MOST_CHUNKS)
+        points, value = points.reshape(len(replicate), -1), None
+        if self.sketched is not None:
+            points, value = self._led(head, replicate, points)
+        return self._follow(samples, replicate, points, value, spent, smallest=spare.MOST_CHUNKS)
 
     def _numbers(self, seeds, number: spare.Counts) -> spare.Numbers:
         """Random numbers of starts with a spare atom, one row a seed."""

@@ -2,8 +2,9 @@
 
 The sketch is fitted; what it misses of the model's function at the fit is taken off the labels; it is fitted again, and
 so on (defect correction; in optimisation, the additive correction of models of two costs: Alexandrov, Lewis, Gumbert,
-Green and Newman 2001, J. Aircraft 38, 1093-1101). Each turn costs one pass of the model. Ends are starts: all that is
-certified is a fit of the model.
+Green and Newman 2001, J. Aircraft 38, 1093-1101). Each turn costs one pass of the model. In the end the
+residuals of the model are orthogonal to the slopes of the sketch, not yet to its own: a start, a fraction of a
+log-likelihood unit away whatever n is. All that is certified is a fit of the model.
 """
 
 from __future__ import annotations
