@@ -57,6 +57,6 @@ def plot_network(exact: dict[str, Results], over: dict[str, Results], where: str
             handle("0.3", "two fitted", "s", ":"),
             handle("0.3", "alone", "^", "-."),
         ]
-        legend(figure, [handle(_COLOURS[arm], arm) for arm in over] + shapes)
+        legend(figure, [handle(_COLOURS[arm], arm) for arm in {**over, **exact}] + shapes)
         note(figure, f"{where}; 2 prefixes planted. {caption(*over.values(), *exact.values())}")
     return figure, pd.concat(parts, ignore_index=True)
