@@ -27,6 +27,7 @@ NETWORK = {"model__structure": "shared-network"}
 GRADIENT = {"fit__estimator": "gradient"}
 NAN, INF = float("nan"), float("inf")
 FAMILIES = "contaminated, gaussian-gated, moe, prefix, prefix-mixture, shared-routed, softmax-gaussian, two-level"
+INSTALLED = FAMILIES.replace("two-level", "transformer, two-level")  # with entry points, the bridge's too
 MIXTURE = {"model__family": "prefix-mixture"}
 
 BAD = {
@@ -165,7 +166,7 @@ BAD = {
     # names
     "unknown structure": Bad("model.structure = 'shared'", "pass one of independent, shared-linear",
                              model__structure="shared"),
-    "unknown family": Bad("model.family = 'suffix'", f"pass one of {FAMILIES}", model__family="suffix"),
+    "unknown family": Bad("model.family = 'suffix'", f"pass one of {INSTALLED}", model__family="suffix"),
     "unknown law": Bad("law.name = 'cauchy'", "pass one of ball, grid, linspace, normal, ring, tokens, uniform",
                        law={"name": "cauchy"}),
     "unknown start": Bad("fit.start = 'cold'", "pass one of data, truth, wide", fit__start="cold"),
