@@ -18,7 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import moe_sim as ms  # noqa: E402
 from moe_sim.bridge import frozen, heads, network_study  # noqa: E402
 from moe_sim.bridge.modules import module  # noqa: E402
-from moe_sim.bridge.network import mixed  # noqa: E402
+from moe_sim.bridge.network import log_mass, mixed  # noqa: E402
 from moe_sim.bridge.network_study import network_studies  # noqa: E402
 from moe_sim.bridge.transformer import ARMS, Transformer  # noqa: E402
 
@@ -53,7 +53,7 @@ def test_layers_are_those_of_torch_and_their_derivatives(name, first):
                 h = layer(h, mass)
             return found.pooling(h, real)
 
-        return jax.vmap(one)(states, jnp.asarray(frozen.log_mass(found.real)), jnp.asarray(found.real))
+        return jax.vmap(one)(states, jnp.asarray(log_mass(found.real)), jnp.asarray(found.real))
 
     value, pull = jax.vjp(ours, jnp.asarray(found.states))
     block = heads.block(net, first)
@@ -132,7 +132,7 @@ def test_free_keys_and_values_of_heads_may_be_permuted_head_by_head():
     swapped = [v.copy() for v in (key, value)]
     for v in swapped:
         v[:, 1] = v[::-1, 1]
-    mass = jnp.asarray(frozen.log_mass(found.real)[0])
+    mass = jnp.asarray(log_mass(found.real)[0])
     for masses, same in ((np.zeros(2), True), (MASS, False)):
         outputs = [layer(h, mass, *map(jnp.asarray, pair), masses) for pair in ((key, value), swapped)]
         gap = float(np.max(np.abs(outputs[0] - outputs[1])))

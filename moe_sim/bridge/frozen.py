@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 
 from moe_sim.bridge import heads, pretrained
 from moe_sim.bridge.modules import SMALL, one_thread
 from moe_sim.bridge.modules import module as random_module
-from moe_sim.bridge.network import ACTIVATIONS, UNSEEN, Layer, Pooling
+from moe_sim.bridge.network import ACTIVATIONS, Layer, Pooling, log_mass
 from moe_sim.errors import InputError
 
 
@@ -62,7 +62,7 @@ class Place:
 
 def frozen(module: Any, inputs: dict[str, Any], first: int) -> Frozen:
     """Layers of ``module`` (float64) from ``first`` on, and what ``inputs`` bring to them. Raises ``InputError``."""
-    names = names_of(module)
+    names = heads.by_type(module, _NAMES, " as a whole")
     count, _ = heads.layers_and_heads(module)
     if not 0 <= first < count:
         raise InputError(f"model.layers has {first}: this network has {count} layers, pass some from 0 to {count - 1}")
@@ -70,25 +70,16 @@ def frozen(module: Any, inputs: dict[str, Any], first: int) -> Frozen:
         states = module(**inputs, output_hidden_states=True).hidden_states[first]
     real = inputs.get("attention_mask")
     real = np.ones(states.shape[:2], bool) if real is None else real.cpu().numpy().astype(bool)
-    base = getattr(module, "base_model", module)
-    last = None if names.last is None else attrgetter(names.last)(base)
+    last = None if names.last is None else attrgetter(names.last)(heads.base(module))
     norm = None if last is None else (heads.as_numpy(last.weight), heads.as_numpy(last.bias))
     pooling = Pooling(module.config.model_type in heads.VISION, norm, 0.0 if last is None else float(last.eps))
     layers = tuple(layer(module, k) for k in range(first, count))
     return Frozen(layers, pooling, first, np.where(real[:, :, None], heads.as_numpy(states), 0.0), real)
 
 
-def names_of(module: Any) -> _Names:
-    """Names of the parts of a class. Raises ``InputError`` where it is not supported."""
-    kind = getattr(getattr(module, "config", None), "model_type", type(module).__name__)
-    if kind not in _NAMES:
-        raise InputError(f"{kind} is not supported as a whole: pass a model of one of the types {', '.join(_NAMES)}")
-    return _NAMES[kind]
-
-
 def layer(module: Any, index: int) -> Layer:
     """One layer of ``module``."""
-    names, block = names_of(module), heads.block(module, index)
+    names, block = heads.by_type(module, _NAMES, " as a whole"), heads.block(module, index)
     query, key, value = heads.maps(module, index)
     found = {"query": query, "key": key, "value": value, "out": _linear(heads.part(module, index, "output"))}
     found |= {name: _linear(attrgetter(getattr(names, name))(block)) for name in ("up", "down")}
@@ -113,12 +104,10 @@ def place(network: Frozen, layer: int, directions: int, residual: bool) -> Place
     Of the states that enter the projections, or, ``residual``, of those before the norm in front of them (prompts).
     A unit of z moves the logits of tokens and heads by one standard deviation, about the mean of each head.
     """
-    import jax.numpy as jnp
-
     h = network.states
     for block in network.layers[: layer - network.first]:
         h = np.stack(
-            [np.asarray(block(jnp.asarray(one), mass)) for one, mass in zip(h, log_mass(network.real), strict=True)]
+            [np.asarray(block(jnp.asarray(one), log_mass(real))) for one, real in zip(h, network.real, strict=True)]
         )
     block = network.layers[layer - network.first]
     entering = np.asarray(block.entering(jnp.asarray(h)))
@@ -126,17 +115,8 @@ def place(network: Frozen, layer: int, directions: int, residual: bool) -> Place
     by_head = block.maps["key"][0].reshape(h.shape[-1], block.heads, -1)
     logits = block.scale * np.einsum("nhc,mhc->nhm", query, by_head)
     logits = (logits - logits.mean(axis=0)).reshape(-1, h.shape[-1])
-    _, spread, found = np.linalg.svd(logits / np.sqrt(len(logits)), full_matrices=False)
-    found, spread = found[:directions], spread[:directions]
-    # Singular vectors have no sign of their own: the largest entry is positive.
-    largest = np.take_along_axis(found, np.argmax(np.abs(found), axis=1)[:, None], axis=1)
     origin = (h if residual else entering)[network.real].mean(axis=0)
-    return Place(origin, (found * np.sign(largest)).T / spread)
-
-
-def log_mass(real: np.ndarray) -> np.ndarray:
-    """Of tokens as keys: 0, and ``UNSEEN`` for padding."""
-    return np.where(real, 0.0, UNSEEN)
+    return Place(origin, heads.leading(logits / np.sqrt(len(logits)), directions))
 
 
 @lru_cache(maxsize=4)
@@ -150,12 +130,6 @@ def text_network(name: str, texts: tuple[str, ...], first: int) -> Frozen:
         return frozen(module, inputs, first)
     module, tokenizer = pretrained.load(name)
     return frozen(module, dict(tokenizer(list(texts), padding=True, return_tensors="pt")), first)
-
-
-def shortest(texts: Sequence[str], count: int) -> list[str]:
-    """The ``count`` shortest of the texts, in their order."""
-    kept = sorted(sorted(range(len(texts)), key=lambda i: (len(texts[i].split()), len(texts[i]), i))[:count])
-    return [texts[i] for i in kept]
 
 
 def _linear(module: Any) -> tuple[np.ndarray, np.ndarray]:

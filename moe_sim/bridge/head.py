@@ -138,11 +138,7 @@ def real_head(name: str, model: Any, inputs: dict[str, Any], layer: int, index: 
 def _directions(head: heads.Head, query: np.ndarray) -> np.ndarray:
     """U (m, r): what moves the gates s q'(W_K'u) of the queries (M, h) most, by one standard deviation a unit."""
     centred = (query - query.mean(axis=0)) / np.sqrt(len(query))
-    _, spread, found = np.linalg.svd(head.scale * np.linalg.qr(centred)[1] @ head.key.T, full_matrices=False)
-    found, spread = found[:DIRECTIONS], spread[:DIRECTIONS]
-    # Singular vectors have no sign of their own: the largest entry is positive.
-    largest = np.take_along_axis(found, np.argmax(np.abs(found), axis=1)[:, None], axis=1)
-    return (found * np.sign(largest)).T / spread
+    return heads.leading(head.scale * np.linalg.qr(centred)[1] @ head.key.T, DIRECTIONS)
 
 
 def head_study(real: RealHead, structure: str, atoms: int) -> Study:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
 from moe_sim.errors import InputError
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +104,14 @@ def rotary(model: Any, positions: np.ndarray) -> np.ndarray:
 
     Angles are the module's own: it computes them in float32 whatever its dtype, so exact ones would differ by 1e-7.
     """
-    base = _base(model)
+    core = base(model)
     h = head_size(model)
     unit = np.eye(h)
-    if not hasattr(base, "rotary_emb"):
+    if not hasattr(core, "rotary_emb"):
         return np.broadcast_to(unit, (len(positions), h, h))
-    where = torch.as_tensor(positions, device=base.device)[None]
-    like = torch.zeros((), dtype=base.dtype, device=base.device)
-    cos, sin = (as_numpy(part[0]) for part in base.rotary_emb(like, where))
+    where = torch.as_tensor(positions, device=core.device)[None]
+    like = torch.zeros((), dtype=core.dtype, device=core.device)
+    cos, sin = (as_numpy(part[0]) for part in core.rotary_emb(like, where))
     turned = np.concatenate([-unit[:, h // 2 :], unit[:, : h // 2]], axis=1)  # rows: rotate_half of each unit vector
     return cos[:, None, :] * unit + sin[:, None, :] * turned
 
@@ -192,21 +194,36 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().cpu().double().numpy()
 
 
-def _base(model: Any) -> Any:
+def base(model: Any) -> Any:
     """The model without a task head."""
     return getattr(model, "base_model", model)
 
 
-def _layout(model: Any) -> _Layout:
+def by_type(model: Any, table: Mapping[str, Entry], how: str = "") -> Entry:
+    """What a table by ``config.model_type`` has of a model. Raises ``InputError`` (``how``: its words) for another."""
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if kind not in _LAYOUTS:
-        raise InputError(f"{kind} is not supported: pass a model of one of the types {', '.join(_LAYOUTS)}")
-    return _LAYOUTS[kind]
+    if kind not in table:
+        raise InputError(f"{kind} is not supported{how}: pass a model of one of the types {', '.join(table)}")
+    return table[kind]
+
+
+def leading(gates: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` directions (m, count) of states that move gates most, rows (N, m) of ``gates`` being what a state
+    is multiplied by; scaled so that a unit moves their root sum of squares by one."""
+    _, spread, found = np.linalg.svd(gates, full_matrices=False)
+    found, spread = found[:count], spread[:count]
+    # Singular vectors have no sign of their own: the largest entry is positive.
+    largest = np.take_along_axis(found, np.argmax(np.abs(found), axis=1)[:, None], axis=1)
+    return (found * np.sign(largest)).T / spread
+
+
+def _layout(model: Any) -> _Layout:
+    return by_type(model, _LAYOUTS)
 
 
 def block(model: Any, layer: int) -> Any:
     """The module of a layer."""
-    return attrgetter(_layout(model).blocks)(_base(model))[layer]
+    return attrgetter(_layout(model).blocks)(base(model))[layer]
 
 
 def part(model: Any, layer: int, name: str) -> Any:

@@ -107,6 +107,11 @@ class Layer(Part):
         return made.reshape(*made.shape[:-1], self.heads, -1)
 
 
+def log_mass(real):
+    """Of tokens as keys: 0, and ``UNSEEN`` for padding."""
+    return jnp.where(real, 0.0, UNSEEN)
+
+
 def mixed(logits, values):
     """Outputs (I, heads, h) of logits (heads, I, J) and values (J, heads, h)."""
     return jnp.einsum("hij,jhc->ihc", jax.nn.softmax(logits, axis=-1), values)

@@ -62,9 +62,7 @@ def network_studies(
 
     texts: the inputs; by default the 8 shortest lines of the Zen of Python.
     """
-    from moe_sim.bridge.frozen import shortest
-
-    chosen = shortest(sentences(), INPUTS) if texts is None else list(texts)
+    chosen = _shortest(sentences(), INPUTS) if texts is None else list(texts)
     return [
         network_study(network, arm, atoms, layers[:1] if arm == "prompt" else layers, chosen)
         for arm in arms for atoms in (len(TRUTH), len(TRUTH) + 1)
@@ -83,3 +81,9 @@ def run_network(
         results = run(study.replace(**changes), runs / f"{study.name}-{study.digest[:8]}", progress)
         found["-".join(study.name.split("-")[-2:])] = (results, judge(results))
     return found
+
+
+def _shortest(texts: Sequence[str], count: int) -> list[str]:
+    """The ``count`` shortest of the texts, in their order."""
+    kept = sorted(sorted(range(len(texts)), key=lambda i: (len(texts[i].split()), len(texts[i]), i))[:count])
+    return [texts[i] for i in kept]

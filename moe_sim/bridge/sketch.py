@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moe_sim.bridge.network import UNSEEN, mixed
+from moe_sim.bridge.network import log_mass, mixed
 from moe_sim.bridge.transformer import Transformer
 
 
@@ -49,22 +49,22 @@ class Sketch(Transformer):
 def _of_input(exact: Transformer, states, real):
     """The output (outputs,) without prefixes, and of each planted layer log D (T, heads), q k (T, heads), q K (T,
     heads, r) and G (outputs, T heads (1 + r))."""
-    log_mass = jnp.where(real, 0.0, UNSEEN)
+    masses = log_mass(real)
     r, parts = exact.directions, []
 
     def above(h, number):
         for layer in exact.layers[number - exact.planted[0] :]:
-            h = layer(h, log_mass)
+            h = layer(h, masses)
         return exact.pooling(h, real)
 
     h = states
     for number, layer in enumerate(exact.layers, exact.planted[0]):
         if number not in exact.planted:
-            h = layer(h, log_mass)
+            h = layer(h, masses)
             continue
         where = exact.planted.index(number)
         queries, keys, values = layer.projected(h)
-        logits = layer.scores(queries, keys) + layer.biases(log_mass)
+        logits = layer.scores(queries, keys) + layer.biases(masses)
         plain = mixed(logits, values)  # (T, heads, h)
         places = jnp.concatenate([jnp.zeros((1, r)), jnp.eye(r)])
         of = exact.state(places, where)
@@ -82,5 +82,5 @@ def _of_input(exact: Transformer, states, real):
             jnp.stack([layer.scale * jnp.einsum("the,he->th", queries, one - k) for one in K], axis=2),
             seen.reshape(len(seen), -1),
         ))  # fmt: skip
-        h = layer(h, log_mass)
+        h = layer(h, masses)
     return exact.pooling(h, real), parts

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moe_sim.bridge import require
-from moe_sim.bridge.network import UNSEEN, Layer, Pooling
+from moe_sim.bridge.network import Layer, Pooling, log_mass
 from moe_sim.errors import InputError, number, one_of, whole
 from moe_sim.models.base import Parameters, Regression
 from moe_sim.models.parameter import Parameter
@@ -98,19 +98,19 @@ class Transformer(Regression):
 
     def output(self, params: Parameters, states, real):
         """What the network says of one input: states (T, m) that enter the first planted layer, real (T,)."""
-        log_mass, tokens = jnp.where(real, 0.0, UNSEEN), len(states)
+        masses, tokens = log_mass(real), len(states)
         if self.arm == "prompt":
             mass, place, _ = self.places(params, 0)
             states = jnp.concatenate([states, self.state(place, 0)])
-            log_mass = jnp.concatenate([log_mass, mass])
+            masses = jnp.concatenate([masses, mass])
         for number_, layer in enumerate(self.layers, self.planted[0]):
             if self.arm != "prompt" and number_ in self.planted:
                 where = self.planted.index(number_)
                 mass, *pair = self.places(params, where)
                 key, value = (self.state(place, where) for place in pair)
-                states = layer(states, log_mass, layer.keys(key), layer.values(value), mass)
+                states = layer(states, masses, layer.keys(key), layer.values(value), mass)
             else:
-                states = layer(states, log_mass)
+                states = layer(states, masses)
         return self.pooling(states[:tokens], real)
 
     @cached_property

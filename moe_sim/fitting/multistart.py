@@ -229,7 +229,6 @@ class Fitter:
         """Scans (see ``scans``) and ``descend(replicate, theta)`` in turn, each lane until neither gains."""
         if self.direct or not self.jumping:
             return found
-        found = jax.tree.map(np.array, found)
         lanes = np.arange(len(replicate))
         look = scan(self.plan.atoms, self.jumping, self.how)
         for _ in range(TURNS):
@@ -239,9 +238,7 @@ class Fitter:
             if not len(lanes):
                 break
             more = descend(replicate[lanes], theta)
-            spent = {name: getattr(found, name)[lanes] + getattr(more, name) for name in ("iterations", "passes")}
-            for old, new in zip(found, more._replace(**spent), strict=True):
-                old[lanes] = new
+            _go_on(found, lanes, more)
         return found
 
     def _descend(self, samples, replicate, start, tolerance, limit) -> Solution:
@@ -257,9 +254,7 @@ class Fitter:
             if not left.any():
                 break
             more: Solution = run(self.setting, (replicate[left], found.theta[left], end[left], cap[left]), samples)
-            spent = {name: getattr(found, name)[left] + getattr(more, name) for name in ("iterations", "passes")}
-            for old, new in zip(found, more._replace(**spent), strict=True):
-                old[left] = new
+            _go_on(found, left, more)
         return found
 
     def first_points(self, seeds: list[np.random.SeedSequence], n: float = 1.0) -> np.ndarray:
@@ -483,6 +478,13 @@ def least(lanes: list[Lanes], count: int) -> np.ndarray:
         value = np.where(np.isfinite(part.solution.objective) & ~part.degenerate, part.solution.objective, np.inf)
         np.minimum.at(found, part.replicate, value)
     return found
+
+
+def _go_on(found: Solution, where, more: Solution) -> None:
+    """Put what lanes ``where`` (a mask, or numbers) came to after ``found`` into it; what it cost is added up."""
+    spent = {name: getattr(found, name)[where] + getattr(more, name) for name in ("iterations", "passes")}
+    for old, new in zip(found, more._replace(**spent), strict=True):
+        old[where] = new
 
 
 def _of_round(seed: np.random.SeedSequence, attempt: int) -> np.random.SeedSequence:
