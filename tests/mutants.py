@@ -242,6 +242,20 @@ MUTANTS = [
         "return (0.5 * lower + 0.5 * points * (upper - lower)).reshape",
         "fitting",
     ),
+    Mutant(
+        "a sketch made anew is the old one",
+        "bridge/sketch.py",
+        "found.constant, found.parts = self._about(exact, params)",
+        "found.constant, found.parts = self.constant, self.parts",
+        "bridge_transformer",
+    ),
+    Mutant(
+        "lanes of a block get each other's sketch",
+        "fitting/sketches.py",
+        "_stacked([made[k] for k in block])",
+        "_stacked([made[k] for k in block[::-1]])",
+        "sketches",
+    ),
     # Rates and verdicts
     Mutant(
         "error of the mean times sqrt R",

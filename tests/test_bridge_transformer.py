@@ -172,18 +172,55 @@ def test_free_splits_of_a_value_change_nothing():
     assert Transformer("small-bert", "simple", [0], 0.1, TEXTS).split(truth, 0, 3.0) is None
 
 
-@pytest.mark.parametrize("arm", ["simple", "free", "deep"])
+def missed(model, sketch, params, about=None):
+    """What a sketch misses of a network, in the directions that it tells, rms over outputs and inputs; and what of the
+    output those directions leave out. about: of differences from these parameters."""
+    inside, outside = [], []
+    for x in X:
+        offset, ways = sketch.seen(x)
+        gap = lambda p, x=x, offset=offset: model.mean(p, x) - offset  # noqa: E731
+        true = gap(params) - (0.0 if about is None else gap(about))
+        told = sketch.mean(params, x) - (0.0 if about is None else sketch.mean(about, x))
+        inside.append(ways.T @ true - told)
+        outside.append(true - ways @ (ways.T @ true))
+    return float(np.sqrt(np.mean(np.square(inside)))), float(np.sqrt(np.mean(np.square(outside))))
+
+
+@pytest.mark.parametrize("arm", ["simple", "free", "deep", "prompt"])
 def test_a_sketch_is_right_in_first_order(arm):
-    """Without prefixes it is the network; of prefixes of mass e^b it misses what is of second order in e^b."""
-    model = Transformer("small-bert", arm, [0, 1], 0.1, TEXTS)
-    missed = []
+    """Without prefixes it is the network; of prefixes of mass e^b it misses what is of second order in e^b. Of prompts
+    the polynomials are not exact: it misses a part in a hundred of what is of first order."""
+    model = Transformer("small-bert", arm, [0] if arm == "prompt" else [0, 1], 0.1, TEXTS)
+    found = []
     for b in (-40.0, -14.0, -16.0):
         params = {k: np.full(2, b) if p.shape == () else Z for k, p in model.parameters().items()}
-        value = [jax.vmap(lambda x, of=of, p=params: of.mean(p, x))(X) for of in (model, model.sketch)]
-        missed.append(float(np.max(np.abs(value[0] - value[1]))))
-    assert missed[0] < 1e-12
-    assert missed[1] / missed[2] == pytest.approx(np.exp(4.0), rel=0.1)
-    assert Transformer("small-bert", "prompt", [0], 0.1, TEXTS).sketch is None
+        found.append(missed(model, model.sketch, params)[0])
+    assert found[0] < 1e-12
+    assert found[1] / found[2] == pytest.approx(np.exp(2.0 if arm == "prompt" else 4.0), rel=0.1)
+    if arm == "prompt":
+        size = np.sqrt(np.mean([np.square(model.mean(params, x) - model.sketch.seen(x)[0]) for x in X]))
+        assert found[2] < 0.03 * size
+
+
+@pytest.mark.parametrize("arm", ["simple", "free", "deep", "prompt"])
+def test_a_sketch_about_prefixes_has_the_slopes_of_the_network_there(arm):
+    model = Transformer("small-bert", arm, [0] if arm == "prompt" else [0, 1], 0.1, TEXTS)
+    rng = np.random.default_rng(7)
+    params = {k: rng.normal(size=(2, *p.shape)) for k, p in model.parameters().items()}
+    sketch = jax.jit(lambda of, exact, p: of.around(exact, p))(model.sketch, model, params)
+    assert missed(model, sketch, params)[0] < 1e-12
+    step = {k: 1e-4 * rng.normal(size=v.shape) for k, v in params.items()}
+    moved = {k: v + step[k] for k, v in params.items()}
+    inside, outside = missed(model, sketch, moved, params)
+    size = np.sqrt(np.mean([np.square(model.mean(moved, x) - model.mean(params, x)) for x in X]))
+    assert inside < (0.1 if arm == "prompt" else 1e-3) * size  # the second: curvature, as the step
+    assert outside < 0.05 * size
+    assert missed(model, model.sketch, moved, params)[0] > 2 * inside  # what it was before
+
+
+def test_prompts_of_a_causal_network_are_refused():
+    with pytest.raises(ms.InputError, match="prompts of a causal network see only those before them"):
+        Transformer("small-gpt2", "prompt", [0], 0.1, TEXTS)
 
 
 @pytest.fixture(scope="module")

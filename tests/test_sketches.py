@@ -10,7 +10,8 @@ import moe_sim as ms
 from moe_sim.data.draw import exact_samples
 from moe_sim.fitting.multistart import Fitter
 from moe_sim.fitting.options import FitOptions
-from moe_sim.fitting.sketches import led
+from moe_sim.fitting.sketches import led, reduced
+from moe_sim.fitting.subsamples import met
 from moe_sim.models.domains import GATE
 from moe_sim.models.parameter import Parameter
 
@@ -63,15 +64,84 @@ def test_fits_are_those_without_a_sketch(fitted):
 
 
 def test_each_turn_takes_most_of_what_is_missed(fitted):
-    """One turn ends at the sketch's own least squares; six where residuals of the model are orthogonal to slopes of the
+    """No turn ends at the sketch's own least squares; six where residuals of the model are orthogonal to slopes of the
     sketch, a fraction of a log-likelihood unit from the model's whatever n is."""
     fitter, samples, _, fits = fitted
     start = np.tile(fitter.flatten(TRUTH), (6, 1)) + 0.1
     lanes = np.arange(6), start, np.full(6, 1e-6), np.full(6, 100)
     missed = []
     for turns in (1, 2, 6):
-        theta, value = led(fitter.plan, turns)((fitter.setting, fitter.sketched), lanes, samples)
+        theta, value = led(fitter.plan, fitter.setting, fitter.sketched, lanes, samples, turns, 0)
         assert theta.shape == start.shape
         missed.append(np.max(value - fits.objective))
     assert missed[0] > missed[1] > 0 and missed[2] < 0.5
     assert missed[0] > 100 * missed[1] or missed[1] < 0.5
+
+
+class Better(Cheap):
+    """A sketch that bends as the model does where it is made anew: it adds the model's own function to first order."""
+
+    shift = np.zeros(2)  # of offset and slope in u at the middle
+
+    def mean(self, params, x):
+        return super().mean(params, x) + self.shift[0] + self.shift[1] * x
+
+    def around(self, exact, params):
+        found = Better()
+        at = lambda x: exact.mean(params, x) - Cheap.mean(self, params, x)  # noqa: E731
+        slope = (at(jnp.ones(1)) - at(-jnp.ones(1))) / 2
+        found.shift = jnp.concatenate([at(jnp.zeros(1)), slope])
+        return found
+
+
+def test_later_turns_are_of_a_sketch_made_around_the_first(fitted):
+    """Fits end where they ended with the plain sketch, whatever the better one is, lane by lane."""
+    fitter, samples, _, fits = fitted
+    cheap = fitter.sketched._replace(model=Better())
+    start = np.tile(fitter.flatten(TRUTH), (11, 1)) + 0.1 * np.linspace(-1, 1, 11)[:, None]  # more than one block
+    lanes = np.arange(11) % 6, start, np.full(11, 1e-6), np.full(11, 100)
+    theta, value = led(fitter.plan, fitter.setting, cheap, lanes, samples, 1, 6)
+    assert theta.shape == start.shape
+    once, _ = led(fitter.plan, fitter.setting, cheap, lanes, samples, 1, 1)
+    alone = [
+        led(fitter.plan, fitter.setting, cheap, [v[k : k + 1] for v in lanes], samples, 1, 1)[0] for k in range(11)
+    ]
+    np.testing.assert_allclose(once, np.concatenate(alone), rtol=0, atol=1e-9)
+    assert np.all(value - fits.objective[np.arange(11) % 6] < 0.5)
+
+
+class Wide(ms.Regression):
+    """Three outputs, of which ``Narrow`` is told two combinations."""
+
+    dimension, outputs, noise = 1, 3, 0.1
+
+    def parameters(self):
+        return Cheap().parameters()
+
+    def mean(self, params, x):
+        return jnp.array([1.0, 2.0, -1.0])[:, None] @ Cheap().mean(params, x) + 5.0
+
+
+class Narrow(Cheap):
+    ways = np.linalg.qr(np.array([[1.0, 0.0], [2.0, 1.0], [-1.0, 1.0]]))[0]
+
+    def seen(self, x):
+        return jnp.full(3, 5.0), jnp.asarray(self.ways)
+
+
+def test_labels_are_reduced_to_what_a_sketch_sees():
+    seeds = [np.random.SeedSequence(k) for k in range(2)]
+    samples = exact_samples(Wide(), TRUTH, LAW, 1000, seeds)
+    cheap = Fitter(Dear(), TRUTH, OPTIONS).sketched._replace(model=Narrow())
+    small = reduced(samples, cheap)
+    np.testing.assert_allclose(small.y, (samples.y - 5.0) @ Narrow.ways, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(small.weight, samples.weight)
+
+
+def test_lanes_that_met():
+    """One of each group of a replicate, groups by gaps."""
+    replicate = np.array([0, 1, 0, 0, 1, 0])
+    value = np.array([2.0, 2.0, 1.0, 2.0005, 7.0, np.nan])
+    one, place = met(replicate, value, 1e-3)
+    assert sorted(one) == [0, 1, 2, 4, 5]
+    np.testing.assert_array_equal(one[place], [0, 1, 2, 0, 4, 5])

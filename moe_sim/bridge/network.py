@@ -53,16 +53,17 @@ class Layer(Part):
         """Values (..., heads, h) of states that enter the projections (..., m)."""
         return self._by_head("value", states)
 
-    def __call__(self, h, log_mass, key=None, value=None, log_mass_of_prefixes=None):
+    def __call__(self, h, log_mass, key=None, value=None, log_mass_of_prefixes=None, *, push=0.0):
         """States (T, m) after the layer. log_mass (T,): of tokens as keys, ``UNSEEN`` for padding; key, value
-        (L, heads, h) and log_mass_of_prefixes (L,) of prefixes, where there are any."""
+        (L, heads, h) and log_mass_of_prefixes (L,) of prefixes, where there are any; push: added to what heads give
+        (T, heads, h)."""
         queries, keys, values = self.projected(h)
         bias = self.biases(log_mass)
         if key is not None:
             keys, values = jnp.concatenate([keys, key]), jnp.concatenate([values, value])
             more = jnp.broadcast_to(log_mass_of_prefixes, (len(h), len(key)))
             bias = jnp.concatenate([bias, more], axis=1)
-        return self.finished(h, mixed(self.scores(queries, keys) + bias, values))
+        return self.finished(h, mixed(self.scores(queries, keys) + bias, values) + push)
 
     def entering(self, h):
         """What of states h (T, m) enters the projections."""
@@ -104,7 +105,7 @@ class Layer(Part):
 
     def _by_head(self, name, states):
         made = self._apply(name, states)
-        return made.reshape(*made.shape[:-1], self.heads, -1)
+        return made.reshape(*made.shape[:-1], self.heads, made.shape[-1] // self.heads)
 
 
 def log_mass(real):

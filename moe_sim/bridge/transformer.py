@@ -14,8 +14,9 @@ family = "transformer".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +55,11 @@ class Transformer(Regression):
         places = [frozen.place(found, layer, r, residual=arm == "prompt") for layer in self.planted]
         self.origins, self.ways = [p.origin for p in places], [p.directions for p in places]
         self.layers: list[Layer] = list(found.layers)
+        if arm == "prompt" and self.layers[0].causal:
+            raise InputError(
+                f"model.network = {network!r}: prompts of a causal network see only those before them and are no "
+                "mixing measure: pass another arm, or a network whose tokens all see each other"
+            )
         self.pooling: Pooling = found.pooling
         self.states, self.real = found.states, found.real
         self.directions, self.outputs = r, found.states.shape[2] * (2 if found.pooling.vision else 1)
@@ -98,27 +104,33 @@ class Transformer(Regression):
 
     def output(self, params: Parameters, states, real):
         """What the network says of one input: states (T, m) that enter the first planted layer, real (T,)."""
-        masses, tokens = log_mass(real), len(states)
+        return self.run(params, states, real)[0]
+
+    def run(self, params: Parameters, states, real, pushes: Mapping[int, Any] | None = None):
+        """``output``, and the states that enter each layer, by its number. pushes: added to what heads of a layer give
+        (T, heads, h), by its number; where prompts live, rows are tokens and prompts."""
+        masses, tokens, pushes, entering = log_mass(real), len(states), pushes or {}, {}
         if self.arm == "prompt":
             mass, place, _ = self.places(params, 0)
             states = jnp.concatenate([states, self.state(place, 0)])
             masses = jnp.concatenate([masses, mass])
         for number_, layer in enumerate(self.layers, self.planted[0]):
+            entering[number_] = states
+            push, prefixes = pushes.get(number_, 0.0), tuple[Any, ...]()
             if self.arm != "prompt" and number_ in self.planted:
                 where = self.planted.index(number_)
                 mass, *pair = self.places(params, where)
                 key, value = (self.state(place, where) for place in pair)
-                states = layer(states, masses, layer.keys(key), layer.values(value), mass)
-            else:
-                states = layer(states, masses)
-        return self.pooling(states[:tokens], real)
+                prefixes = layer.keys(key), layer.values(value), mass
+            states = layer(states, masses, *prefixes, push=push)
+        return self.pooling(states[:tokens], real), entering
 
     @cached_property
     def sketch(self) -> Regression | None:  # type: ignore[override]
-        """See ``sketch``; None for prompts, which the layers above see too."""
+        """See ``sketch``."""
         from moe_sim.bridge.sketch import Sketch
 
-        return None if self.arm == "prompt" else Sketch(self)
+        return Sketch(self)
 
     def split(self, params: Parameters, atom: int, step: float) -> Parameters | None:
         """Free: the same key twice, values ``step`` apart about the old one, half the mass each. None in other arms."""

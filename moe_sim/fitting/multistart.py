@@ -21,9 +21,9 @@ from moe_sim.fitting.compiled import SAME_OPTIMUM, Plan, Setting, beside, compil
 from moe_sim.fitting.kinks import held
 from moe_sim.fitting.options import FitOptions, estimators
 from moe_sim.fitting.scans import GAIN, TURNS, jumping, scan
-from moe_sim.fitting.sketches import led
+from moe_sim.fitting.sketches import led, reduced
 from moe_sim.fitting.splits import splits, without_first
-from moe_sim.fitting.subsamples import levels, part_of, survivors
+from moe_sim.fitting.subsamples import levels, met, part_of, survivors
 from moe_sim.likelihood.objective import GRAIN, magnitude, passes_of
 from moe_sim.models.base import Model, Parameters, Regression
 from moe_sim.models.coordinates import ravel
@@ -133,8 +133,11 @@ class Fitter:
         self.jumping = jumping(model, options.atoms)
         groups = self._groups(model) if options.estimator in ("em", "steps") else None
         self.setting = Setting(model, self.lower, self.upper, self.truth, groups)
-        sketch = model.sketch if isinstance(model, Regression) else None
+        sketch = model.sketch if isinstance(model, Regression) and not self.direct else None
         self.sketched = None if sketch is None else self.setting._replace(model=sketch)
+        # A sketch leads so close that nothing but the exact Hessian helps on.
+        close = sketch is not None and self.plan.solver is trust_region
+        self.ending = replace(self.plan, keywords=(("patience", 1),)) if close else self.plan
 
     def _cap(self) -> int:
         """Iterations of a round: where lanes run together, rounds of equal length add up to no more than the limit."""
@@ -191,7 +194,8 @@ class Fitter:
         first, theta, ends = np.zeros(1, int), np.asarray(self.lower)[None], (np.ones(1), np.ones(1, int))
         candidates = self.starting_points([np.random.SeedSequence(0)])[0, :1]
         part = samples if is_small(samples) else part_of(samples, 1)
-        jobs: list[tuple] = [(run.solve, (first, theta, *ends), part), (run.certify, (first, theta), samples)]
+        jobs: list[tuple] = [(compiled(self.ending).solve, (first, theta, *ends), part)]
+        jobs.append((run.certify, (first, theta), samples))
         jobs.append((run.choose, (first, candidates), part))
         if self._improving[0] != self.plan and not is_small(samples):
             jobs.append((compiled(self._improving[0]).solve, (first, theta, *ends), part))
@@ -245,7 +249,7 @@ class Fitter:
         """Solve every lane; those cut off by a round are gathered and go on."""
         end = np.full(len(replicate), self.tolerance if tolerance is None else tolerance)
         cap = np.full(len(replicate), self.cap if limit is None else limit)
-        run = compiled(self.plan).solve
+        run = compiled(self.ending).solve
         found: Solution = run(self.setting, (replicate, start, end, cap), samples)
         while self.how != "map" and self.cap and limit is None:
             left = (found.status == Status.MAX_ITERATIONS) & (
@@ -303,9 +307,10 @@ class Fitter:
     def _improve(self, head, replicate, points) -> tuple[np.ndarray, np.ndarray]:
         """The best of the candidates (L, C, P) of each start, led to the optimum near it on the first chunk, or by a
         sketch; values."""
-        if self.sketched is not None and not self.direct:
-            start, _ = compiled(self.plan).choose(self.sketched, (replicate, points), head)
-            return self._led(head, replicate, start)
+        if self.sketched is not None:
+            seen = reduced(head, self.sketched)
+            start, _ = compiled(self.plan).choose(self.sketched, (replicate, points), seen)
+            return self._led(self.sketched, head, replicate, start)
         start, value = compiled(self.plan).choose(self.setting, (replicate, points), head)
         if self.direct or is_small(head):
             return start, value
@@ -318,11 +323,15 @@ class Fitter:
         found = self._across(head, replicate, descend(replicate, start), descend)
         return np.asarray(found.theta), np.asarray(found.objective)
 
-    def _led(self, head, replicate, start) -> tuple[np.ndarray, np.ndarray]:
+    def _led(self, cheap: Setting, head, replicate, start) -> tuple[np.ndarray, np.ndarray]:
         """Where a sketch leads starts (L, P) to (see ``sketches``), and the model's objective there."""
         ends = np.full(len(start), self.tolerance), np.full(len(start), self.options.max_iterations)
-        theta, value = led(self.plan)((self.setting, self.sketched), (replicate, start, *ends), head)
-        return np.asarray(theta), np.asarray(value)
+        seen = reduced(head, cheap)
+        found: Solution = compiled(self.plan).solve(cheap, (replicate, start, *ends), seen)
+        one, place = met(replicate, found.objective, PROMISE)  # those go on as one
+        lanes = replicate[one], found.theta[one], *(end[one] for end in ends)
+        theta, value = led(self.plan, self.setting, cheap, lanes, head)
+        return theta[place], value[place]
 
     def _follow(self, samples, replicate, theta, value, spent: _Spent, smallest: int = 0) -> Lanes:
         """Lead starts to optima of the whole sample, through larger and larger subsamples.
@@ -348,7 +357,9 @@ class Fitter:
                 replicate, theta = replicate[kept], theta[kept]
             part = samples if small else part_of(samples, chunks)
             # Lanes that meet must meet within SAME_OPTIMUM, so that is how well a subsample is solved.
-            tolerance = self.tolerance if chunks == total else max(SAME_OPTIMUM, self.tolerance)
+            # Where a sketch has walked the valleys, no more is to be gained by walking them again.
+            whole = chunks == total and self.sketched is None
+            tolerance = self.tolerance if whole else max(SAME_OPTIMUM, self.tolerance)
             found = self.solve(part, replicate, theta, tolerance)
             np.add.at(spent.passes, replicate, found.passes * (chunks / total))
             np.add.at(spent.iterations, replicate, found.iterations)
@@ -363,6 +374,7 @@ class Fitter:
         part = self._seen(samples)
         lower, upper = spare.fewer(self.model, self.model.free_shapes(self.options.atoms), self.lower, self.upper)
         box = (self.sketched or self.setting)._replace(lower=lower, upper=upper)
+        first = head if self.sketched is None else reduced(head, self.sketched)
         plan, limit = self._improving
 
         def fewer(theta, of) -> Any:
@@ -374,8 +386,8 @@ class Fitter:
             value = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(-1, count)
             return found.theta.reshape(theta.shape)[np.arange(len(pending)), np.argmin(value, axis=1)]
 
-        base = fewer(start, head)
-        if not is_small(samples) and int(np.max(samples.chunks)) > 1:
+        base = fewer(start, first)
+        if self.sketched is None and not is_small(samples) and int(np.max(samples.chunks)) > 1:
             base = fewer(base[:, None], part)
         if self.splits:
             fits = [without_first(self.model, self.unflatten(theta)) for theta in base]
@@ -388,7 +400,7 @@ class Fitter:
         spent.starts[pending] += points.shape[1]
         points, value = points.reshape(len(replicate), -1), None
         if self.sketched is not None:
-            points, value = self._led(head, replicate, points)
+            points, value = self._led(self.sketched, head, replicate, points)
         return self._follow(samples, replicate, points, value, spent, smallest=spare.MOST_CHUNKS)
 
     def _numbers(self, seeds, number: spare.Counts) -> spare.Numbers:

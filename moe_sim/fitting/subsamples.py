@@ -34,6 +34,16 @@ def survivors(replicate, copies, value, spoilt, first) -> tuple[np.ndarray, np.n
     return np.array(kept), np.array(number)
 
 
+def met(replicate, value, within: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of lanes (L,) of which some of one replicate have values ``within`` of each other's: one each, as numbers of
+    lanes, and for every lane (L,) its place among those."""
+    order = np.lexsort((value, replicate))
+    new = np.append(True, (np.diff(replicate[order]) != 0) | ~(np.diff(value[order]) <= within))
+    place = np.empty(len(order), int)
+    place[order] = np.cumsum(new) - 1
+    return order[new], place
+
+
 def levels(total: int) -> list[int]:
     """Chunks of the subsamples that starts are led through, the whole sample last."""
     found, chunks = [], FACTOR

@@ -283,8 +283,8 @@ class Model(Part):
 class Regression(Model):
     """``Y = mean(params, X) + noise``, the noise normal with standard deviation ``noise`` a coordinate.
 
-    sketch: a regression of the same parameters that costs much less and whose function is near, where there is one:
-        starts are led by it (``fitting.sketches``).
+    sketch: a regression of the same parameters that costs much less and whose function is near, ``seen`` applied to
+        it, where there is one: starts are led by it (``fitting.sketches``).
     """
 
     noise: float
@@ -294,6 +294,15 @@ class Regression(Model):
     @abstractmethod
     def mean(self, params: Parameters, x):
         """f_G(x) for one x of shape (dimension,): shape (outputs,)."""
+
+    def seen(self, x):
+        """Of a sketch: an offset (o,) and orthonormal directions (o, outputs), by which the outputs o of what it is a
+        sketch of are near ``offset + directions @ mean``; by default they are the same ones."""
+        return jax.numpy.zeros(self.outputs), jax.numpy.eye(self.outputs)
+
+    def around(self, exact: Regression, params: Parameters) -> Regression:
+        """Of a sketch: one that is better near these parameters; ``exact`` is what it is a sketch of."""
+        return self
 
     def draw_rows(self, params, law, key, index, size):
         key_x, key_y = jax.random.split(key)
