@@ -177,7 +177,7 @@ def missed(model, sketch, params, about=None):
     output those directions leave out. about: of differences from these parameters."""
     inside, outside = [], []
     for x in X:
-        offset, ways = sketch.seen(x)
+        offset, ways = sketch.span(x)
         gap = lambda p, x=x, offset=offset: model.mean(p, x) - offset  # noqa: E731
         true = gap(params) - (0.0 if about is None else gap(about))
         told = sketch.mean(params, x) - (0.0 if about is None else sketch.mean(about, x))
@@ -198,7 +198,7 @@ def test_a_sketch_is_right_in_first_order(arm):
     assert found[0] < 1e-12
     assert found[1] / found[2] == pytest.approx(np.exp(2.0 if arm == "prompt" else 4.0), rel=0.1)
     if arm == "prompt":
-        size = np.sqrt(np.mean([np.square(model.mean(params, x) - model.sketch.seen(x)[0]) for x in X]))
+        size = np.sqrt(np.mean([np.square(model.mean(params, x) - model.sketch.span(x)[0]) for x in X]))
         assert found[2] < 0.03 * size
 
 

@@ -36,7 +36,7 @@ PLACES = 256  # random ones
 KEPT = 1e-3  # singular values of outputs, to the largest
 
 
-class Seen(NamedTuple):
+class LayerSketch(NamedTuple):
     """How rows of a layer see prefixes. tokens (T, heads): log D. score (T, heads, K): q k by features of z. value
     (heads, r, K): v in r directions. slopes (outputs, T heads (1 + r)): derivatives of the output in shares of prefixes
     and in their means of v."""
@@ -50,8 +50,8 @@ class Seen(NamedTuple):
 class Sketch(Transformer):
     """See the module. exact: the network whose sketch it is.
 
-    parts: ``Seen`` of each layer that sees prefixes, with first axis n, the inputs. constant (n, outputs): what the
-    output is without what they say. plain (n, o), basis (n, o, outputs): see ``seen``.
+    parts: ``LayerSketch`` of each layer that sees prefixes, with first axis n, the inputs. constant (n, outputs): what
+    the output is without what they say. plain (n, o), basis (n, o, outputs): see ``span``.
     """
 
     def __init__(self, exact: Transformer):
@@ -78,7 +78,7 @@ class Sketch(Transformer):
         constant, parts = jax.tree.map(lambda v: jnp.asarray(v)[index], (self.constant, self.parts))
         return constant + sum(part.slopes @ self._moved(params, part, where) for where, part in enumerate(parts))
 
-    def seen(self, x):
+    def span(self, x):
         index = x[0].astype(int)
         return jnp.asarray(self.plain)[index], jnp.asarray(self.basis)[index]
 
@@ -97,7 +97,7 @@ class Sketch(Transformer):
 
         return jax.lax.map(lambda one: of_input(*one), (exact.states, exact.real, self.plain, self.basis))
 
-    def _moved(self, params: Parameters, part: Seen, where: int):
+    def _moved(self, params: Parameters, part: LayerSketch, where: int):
         """(T heads (1 + r),) of one input: shares of prefixes in the heads of a layer, and their means of v."""
         mass, key, of = self.places(params, 0 if self.arm == "prompt" else where)
         pull = jnp.einsum("thk,lk->thl", part.score, features(key, _degree(self))) + mass
@@ -120,7 +120,7 @@ def features(z, degree: int):
 
 
 def _linearised(exact: Transformer, params: Parameters, states, real, basis):
-    """The output (o,) of one input, and ``Seen`` of every layer that sees prefixes, about these ones."""
+    """The output (o,) of one input, and ``LayerSketch`` of every layer that sees prefixes, about these ones."""
     prompt = exact.arm == "prompt"
     layers = [
         (number, layer) for number, layer in enumerate(exact.layers, exact.planted[0])
@@ -141,7 +141,7 @@ def _linearised(exact: Transformer, params: Parameters, states, real, basis):
         h = entering[number]
         of = exact.state(z, exact.planted.index(number)) if tests is None else layer.entering(tests)
         found = layer.keys(of), layer.values(of)
-        parts.append(_seen(layer, h, masses, *found, fit, heavy, slopes[number], RANK if prompt else r))
+        parts.append(_layer_sketch(layer, h, masses, *found, fit, heavy, slopes[number], RANK if prompt else r))
         if tests is not None:
             every = jnp.concatenate([masses, exact.places(params, 0)[0]])
             _, keys, values = layer.projected(h)
@@ -150,14 +150,14 @@ def _linearised(exact: Transformer, params: Parameters, states, real, basis):
     return value, parts
 
 
-def _seen(layer: Layer, h, masses, keys, values, fit, heavy, slopes, rank: int) -> Seen:
-    """``Seen`` of one layer and input, of rows h of which the first are tokens; keys and values (N, heads, h) of
+def _layer_sketch(layer: Layer, h, masses, keys, values, fit, heavy, slopes, rank: int) -> LayerSketch:
+    """``LayerSketch`` of one layer and input, of rows h of which the first are tokens; keys and values (N, heads, h) of
     prefixes of weights ``heavy`` (N,), fit (K, N) to features of theirs, slopes (outputs, rows, heads, h) in what heads
     give."""
     tokens = len(masses)
     queries, *of_tokens = layer.projected(h)
-    seen = layer.biases(masses) if len(h) == tokens else masses
-    logits = layer.scores(queries, of_tokens[0][:tokens]) + seen
+    bias = layer.biases(masses) if len(h) == tokens else masses
+    logits = layer.scores(queries, of_tokens[0][:tokens]) + bias
     plain = mixed(logits, of_tokens[1][:tokens])
     middle = jnp.mean(values, axis=0)
     spread = heavy[:, None, None] * (values - middle)
@@ -165,7 +165,7 @@ def _seen(layer: Layer, h, masses, keys, values, fit, heavy, slopes, rank: int) 
     ways = ways[:, :, -rank:].swapaxes(1, 2)  # (heads, rank, h)
     to = jnp.concatenate([(middle - plain)[:, :, None], jnp.broadcast_to(ways, (len(h), *ways.shape))], axis=2)
     moved = jnp.einsum("othe,thre->othr", slopes, to)
-    return Seen(
+    return LayerSketch(
         jax.nn.logsumexp(logits, axis=2).T,
         layer.scale * jnp.einsum("kn,the,nhe->thk", fit, queries, keys),
         jnp.einsum("kn,nhe,hre->hrk", fit, values - middle, ways),

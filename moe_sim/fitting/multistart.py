@@ -308,9 +308,9 @@ class Fitter:
         """The best of the candidates (L, C, P) of each start, led to the optimum near it on the first chunk, or by a
         sketch; values."""
         if self.sketched is not None:
-            seen = reduced(head, self.sketched)
-            start, _ = compiled(self.plan).choose(self.sketched, (replicate, points), seen)
-            return self._led(self.sketched, head, replicate, start)
+            told = reduced(head, self.sketched)
+            start, _ = compiled(self.plan).choose(self.sketched, (replicate, points), told)
+            return self._led(self.sketched, head, told, replicate, start)
         start, value = compiled(self.plan).choose(self.setting, (replicate, points), head)
         if self.direct or is_small(head):
             return start, value
@@ -323,11 +323,11 @@ class Fitter:
         found = self._across(head, replicate, descend(replicate, start), descend)
         return np.asarray(found.theta), np.asarray(found.objective)
 
-    def _led(self, cheap: Setting, head, replicate, start) -> tuple[np.ndarray, np.ndarray]:
-        """Where a sketch leads starts (L, P) to (see ``sketches``), and the model's objective there."""
+    def _led(self, cheap: Setting, head, told, replicate, start) -> tuple[np.ndarray, np.ndarray]:
+        """Where a sketch leads starts (L, P) to (see ``sketches``), and the model's objective there; ``told``: the
+        sample in the sketch's outputs."""
         ends = np.full(len(start), self.tolerance), np.full(len(start), self.options.max_iterations)
-        seen = reduced(head, cheap)
-        found: Solution = compiled(self.plan).solve(cheap, (replicate, start, *ends), seen)
+        found: Solution = compiled(self.plan).solve(cheap, (replicate, start, *ends), told)
         one, place = met(replicate, found.objective, PROMISE)  # those go on as one
         lanes = replicate[one], found.theta[one], *(end[one] for end in ends)
         theta, value = led(self.plan, self.setting, cheap, lanes, head)
@@ -374,7 +374,7 @@ class Fitter:
         part = self._seen(samples)
         lower, upper = spare.fewer(self.model, self.model.free_shapes(self.options.atoms), self.lower, self.upper)
         box = (self.sketched or self.setting)._replace(lower=lower, upper=upper)
-        first = head if self.sketched is None else reduced(head, self.sketched)
+        told = head if self.sketched is None else reduced(head, self.sketched)
         plan, limit = self._improving
 
         def fewer(theta, of) -> Any:
@@ -386,7 +386,7 @@ class Fitter:
             value = np.where(np.isfinite(found.objective), found.objective, np.inf).reshape(-1, count)
             return found.theta.reshape(theta.shape)[np.arange(len(pending)), np.argmin(value, axis=1)]
 
-        base = fewer(start, first)
+        base = fewer(start, told)
         if self.sketched is None and not is_small(samples) and int(np.max(samples.chunks)) > 1:
             base = fewer(base[:, None], part)
         if self.splits:
@@ -400,7 +400,7 @@ class Fitter:
         spent.starts[pending] += points.shape[1]
         points, value = points.reshape(len(replicate), -1), None
         if self.sketched is not None:
-            points, value = self._led(self.sketched, head, replicate, points)
+            points, value = self._led(self.sketched, head, told, replicate, points)
         return self._follow(samples, replicate, points, value, spent, smallest=spare.MOST_CHUNKS)
 
     def _numbers(self, seeds, number: spare.Counts) -> spare.Numbers:

@@ -80,7 +80,7 @@ def reduced(samples: StoredSample, cheap: Setting) -> StoredSample:
 @jax.jit
 def _reduced(samples, sketch):
     def label(x, y):
-        offset, ways = sketch.seen(x)
+        offset, ways = sketch.span(x)
         return ways.T @ (y - offset)
 
     return type(samples)(samples.x, jax.vmap(jax.vmap(jax.vmap(label)))(samples.x, samples.y), samples.weight)
@@ -90,7 +90,7 @@ def _corrected(model: Regression, sketch: Regression, sample, params):
     """The sample in the outputs of a sketch, what it misses of the model at these parameters taken off the labels."""
 
     def label(x, y):
-        _, ways = sketch.seen(x)
+        _, ways = sketch.span(x)
         return ways.T @ (y - model.mean(params, x)) + sketch.mean(params, x)
 
     return type(sample)(sample.x, jax.vmap(jax.vmap(label))(sample.x, sample.y), sample.weight)

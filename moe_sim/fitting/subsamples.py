@@ -19,26 +19,25 @@ def survivors(replicate, copies, value, spoilt, first) -> tuple[np.ndarray, np.n
     all the same, since a larger sample may mend it, but after the ``first`` chunk, where there are many of them and a
     start costs little, only if there is no other.
     """
-    kept: list[int] = []
-    number: list[int] = []
     value = np.where(np.isfinite(value), value, np.inf)
+    followed = np.zeros(len(replicate), bool)
     for r in np.unique(replicate):
         group = np.flatnonzero(replicate == r)
         sound = group if spoilt[group].all() else group[~spoilt[group]]
         group = sound if first else group
-        followed = group[value[group] <= value[sound].min() + SELECT]
-        followed = followed[np.argsort(value[followed], kind="stable")]
-        new = np.append(True, value[followed][1:] > value[followed][:-1] + SAME_OPTIMUM)
-        kept.extend(followed[new])
-        number.extend(np.bincount(np.cumsum(new) - 1, copies[followed]).astype(int))
-    return np.array(kept), np.array(number)
+        followed[group] = value[group] <= value[sound].min() + SELECT
+    lanes = np.flatnonzero(followed)
+    one, place = met(replicate[lanes], value[lanes], SAME_OPTIMUM)
+    return lanes[one], np.bincount(place, copies[lanes]).astype(int)
 
 
 def met(replicate, value, within: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of lanes (L,) of which some of one replicate have values ``within`` of each other's: one each, as numbers of
-    lanes, and for every lane (L,) its place among those."""
+    """Lanes (L,) of one replicate whose values lie ``within`` of the next lower have met: the best of those, as numbers
+    of lanes by replicate and value, and for every lane (L,) its place among them."""
+    value = np.where(np.isfinite(value), value, np.inf)
     order = np.lexsort((value, replicate))
-    new = np.append(True, (np.diff(replicate[order]) != 0) | ~(np.diff(value[order]) <= within))
+    sorted_, owner = value[order], replicate[order]
+    new = np.append(True, (owner[1:] != owner[:-1]) | (sorted_[1:] > sorted_[:-1] + within))
     place = np.empty(len(order), int)
     place[order] = np.cumsum(new) - 1
     return order[new], place

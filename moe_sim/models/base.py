@@ -283,7 +283,7 @@ class Model(Part):
 class Regression(Model):
     """``Y = mean(params, X) + noise``, the noise normal with standard deviation ``noise`` a coordinate.
 
-    sketch: a regression of the same parameters that costs much less and whose function is near, ``seen`` applied to
+    sketch: a regression of the same parameters that costs much less and whose function is near, ``span`` applied to
         it, where there is one: starts are led by it (``fitting.sketches``).
     """
 
@@ -295,7 +295,7 @@ class Regression(Model):
     def mean(self, params: Parameters, x):
         """f_G(x) for one x of shape (dimension,): shape (outputs,)."""
 
-    def seen(self, x):
+    def span(self, x):
         """Of a sketch: an offset (o,) and orthonormal directions (o, outputs), by which the outputs o of what it is a
         sketch of are near ``offset + directions @ mean``; by default they are the same ones."""
         return jax.numpy.zeros(self.outputs), jax.numpy.eye(self.outputs)
